@@ -1,0 +1,63 @@
+"""Wide residual networks (Zagoruyko & Komodakis 2016), as in RepDistiller."""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+
+from kdjax.models.layers import Model, global_average_pool
+from kdjax.types import Array, Outputs
+
+
+class WideResNet(Model):
+    """A pre-activation ResNet of `6 * blocks + 4` layers, `width` times as wide.
+
+    Taps: `stem` and `stageK` are what the network passes on, the raw convolution
+    and the raw residual sums; `stageK_pre` is stage K after the batch norm that
+    follows it and before that norm's ReLU; `pre_logits` is the pooled last stage
+    after norm and ReLU.
+
+    Attributes:
+      blocks: residual blocks a stage.
+      width: the widening factor.
+    """
+
+    blocks: int = 1
+    width: int = 1
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Outputs:
+        norm = self.batch_norm(train)
+        x = self.conv(16, 3, name="conv1")(self.check_images(images))
+        taps = {"stem": x}
+        for stage in (1, 2, 3):
+            width = 16 * self.width * 2 ** (stage - 1)
+            for block in range(self.blocks):
+                name = f"block{stage}_layer_{block}"
+                stride = 2 if stage > 1 and block == 0 else 1
+                pre = norm(name=f"{name}_bn1")(x)
+                if stage > 1 and block == 0:
+                    taps[f"stage{stage - 1}_pre"] = pre
+                y = nn.relu(pre)
+                # The projection starts from the activated input, the identity from the raw one.
+                if x.shape[-1] != width or stride > 1:
+                    x = self.conv(width, 1, stride=stride, name=f"{name}_convShortcut")(y)
+                y = self.conv(width, 3, stride=stride, name=f"{name}_conv1")(y)
+                y = nn.relu(norm(name=f"{name}_bn2")(y))
+                x = x + self.conv(width, 3, name=f"{name}_conv2")(y)
+            taps[f"stage{stage}"] = x
+        taps["stage3_pre"] = norm(name="bn1")(x)
+        taps["pre_logits"] = global_average_pool(nn.relu(taps["stage3_pre"]))
+        logits = self.classifier(
+            taps["pre_logits"], name="fc", bias_init=jax.nn.initializers.zeros
+        )
+        return Outputs(logits, taps)
+
+
+_DEPTHS, _WIDTHS = (10, 16, 22, 28, 40), (1, 2, 3, 4, 6, 8, 10)
+MODELS: dict[str, Callable[..., Model]] = {
+    f"wrn_{depth}_{width}": partial(WideResNet, blocks=(depth - 4) // 6, width=width)
+    for depth in _DEPTHS
+    for width in _WIDTHS
+}
