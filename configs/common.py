@@ -1,0 +1,132 @@
+"""What every config starts from, and how its parts inherit from each other.
+
+A config is `data`, how often to report, and three layers of the same keys: `train`
+holds what all phases share, `teacher` and `student` inherit from it, and each of
+the `phases` inherits from one of those two. Setting a key on the command line sets
+it for everything below: `--config.train.batch_size=64` for all phases,
+`--config.student.epochs=5` for all students, `--config.phases.kd.epochs=5` for one.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from kdjax.types import UserError
+
+
+def base() -> ConfigDict:
+    """A config without phases, with every key that a run understands."""
+    config = ConfigDict(sort_keys=False)
+    config.seed = 0
+    # Two steps a phase on the digits, whatever the config: does it run at all?
+    config.debug = False
+    # Devices that share a batch; 0 uses as many as divide it.
+    config.devices = 0
+    # Steps in one compiled call; 0 leaves it to the platform (1 on CPU, 32 on a GPU).
+    config.steps_per_call = 0
+    config.log_every = 50  # steps
+    config.eval_every = 1.0  # epochs; 0 only at the end
+    config.checkpoint_every = 5.0  # minutes, beside one at every evaluation
+    config.data = ConfigDict(
+        dict(
+            name="digits",
+            dir="",
+            train_split="train",
+            test_split="test",
+            resize=0,  # side of the images when read; 0 as they are
+            image_size=0,  # side of what networks see; 0 the same
+            validation=0.0,  # share of the training split to hold out
+            train_examples=0,  # fixed random subset of it; 0 all
+            memory=4.0,  # GB up to which a split is kept on the device
+            workers=0,  # processes that decode a split larger than that
+        )
+    )
+    config.train = ConfigDict(
+        dict(
+            model="",
+            dtype="float32",  # of the computation: float32 or bfloat16
+            mean=(),  # normalisation, per channel in [0, 1]; () measures it
+            std=(),
+            checkpoint="",  # take the network from here and do not train it
+            start="",  # train it from here
+            teachers=(),  # earlier phases, or other runs' phase folders
+            objective=ConfigDict({"cross_entropy": {"weight": 1.0}}, sort_keys=False),
+            epochs=10.0,
+            steps=0,  # instead of epochs, where positive
+            batch_size=128,
+            accumulate=1,  # parts into which a batch is cut to save memory
+            sync_batch_norm=True,
+            ema=0.0,
+            select="last",  # or best, on the validation split
+            optimizer=dict(
+                name="sgd",
+                learning_rate=0.1,
+                momentum=0.9,
+                nesterov=False,
+                weight_decay=5e-4,
+                decoupled=False,
+                decay_mask="all",
+                clip=0.0,
+            ),
+            schedule=dict(name="cosine", warmup=0.0, boundaries=(), factor=0.1, unit="epochs"),
+            augment=dict(
+                teacher_view="consistent",
+                crop="padded",
+                padding=4,
+                area=(0.05, 1.0),
+                flip=True,
+                cutout=0,
+                mixup=0.0,
+                mixup_weight="batch",
+            ),
+        )
+    )
+    config.teacher = inherit(config.train)
+    config.student = inherit(config.train)
+    config.phases = ConfigDict(sort_keys=False)
+    return config
+
+
+def inherit(parent: ConfigDict, **changes: Any) -> ConfigDict:
+    """A copy of `parent` in which what is not changed follows the parent.
+
+    A change to a nested group is a dict of what differs in it; an `objective` is
+    replaced as a whole.
+    """
+    child = ConfigDict(sort_keys=False)
+    for key in parent:
+        value = parent[key]
+        if key == "objective":
+            child[key] = ConfigDict(changes.pop(key, value.to_dict()), sort_keys=False)
+        elif isinstance(value, ConfigDict):
+            child[key] = inherit(value, **changes.pop(key, {}))
+        else:
+            child[key] = parent.get_oneway_ref(key)
+    for key, value in changes.items():
+        if key not in child:
+            raise KeyError(f"no such key: {key}")
+        child[key] = value
+    return child
+
+
+def arguments(arg: str | None, **defaults: Any) -> ConfigDict:
+    """Parses what follows the colon of `configs/file.py:a=1,b=x` against typed defaults.
+
+    A first word without `=` is the value of the first default.
+
+    Raises:
+      UserError: on an argument that is not among the defaults or not of their type.
+    """
+    parsed = dict(defaults)
+    for i, item in enumerate(filter(None, (arg or "").split(","))):
+        key, equals, value = item.partition("=")
+        if not equals and i == 0:
+            key, value = next(iter(defaults)), key
+        if key not in defaults:
+            raise UserError(f"unknown config argument {key!r}: choose from {', '.join(defaults)}")
+        kind = type(defaults[key])
+        try:
+            parsed[key] = kind(value)
+        except ValueError:
+            raise UserError(f"config argument {key}={value!r} is not {kind.__name__}") from None
+    return ConfigDict(parsed)

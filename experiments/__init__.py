@@ -1,0 +1,1 @@
+"""The command line: trains teachers, distils students, evaluates and reports."""
