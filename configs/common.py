@@ -43,7 +43,9 @@ def base() -> ConfigDict:
     )
     config.train = ConfigDict(
         dict(
+            seed=config.get_oneway_ref("seed"),
             model="",
+            model_options=ConfigDict(),  # the model's own, such as stem="imagenet"
             dtype="float32",  # of the computation: float32 or bfloat16
             mean=(),  # normalisation, per channel in [0, 1]; () measures it
             std=(),
@@ -90,13 +92,13 @@ def base() -> ConfigDict:
 def inherit(parent: ConfigDict, **changes: Any) -> ConfigDict:
     """A copy of `parent` in which what is not changed follows the parent.
 
-    A change to a nested group is a dict of what differs in it; an `objective` is
-    replaced as a whole.
+    A change to a nested group is a dict of what differs in it; an `objective` and
+    `model_options` are replaced as a whole.
     """
     child = ConfigDict(sort_keys=False)
     for key in parent:
         value = parent[key]
-        if key == "objective":
+        if key in ("objective", "model_options"):
             child[key] = ConfigDict(changes.pop(key, value.to_dict()), sort_keys=False)
         elif isinstance(value, ConfigDict):
             child[key] = inherit(value, **changes.pop(key, {}))
@@ -107,6 +109,35 @@ def inherit(parent: ConfigDict, **changes: Any) -> ConfigDict:
             raise KeyError(f"no such key: {key}")
         child[key] = value
     return child
+
+
+def digits(config: ConfigDict) -> None:
+    """Sets what every config does on the digits: they need no network and little time."""
+    config.data.name = "digits"
+    config.data.resize = 16
+    config.train.batch_size = 64
+    config.train.epochs = 15.0
+    # A mirrored digit is another digit or none.
+    config.train.augment.update(flip=False, padding=2)
+    config.train.optimizer.nesterov = True
+
+
+def teacher_scratch_kd(config: ConfigDict) -> None:
+    """Adds the phases that most comparisons begin with: teacher, scratch and kd.
+
+    The student from scratch names the teacher, without learning from it, so that its
+    agreement is measured too.
+    """
+    config.phases.teacher = inherit(config.teacher)
+    config.phases.scratch = inherit(config.student, teachers=("teacher",))
+    config.phases.kd = inherit(
+        config.student,
+        teachers=("teacher",),
+        objective={
+            "cross_entropy": {"weight": 0.1},
+            "kd": {"weight": 0.9, "temperature": 4.0},
+        },
+    )
 
 
 def arguments(arg: str | None, **defaults: Any) -> ConfigDict:

@@ -1,5 +1,6 @@
 """Trained networks by reference: a phase's folder, or a PyTorch file."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 
 from experiments import files
 from kdjax import checkpoint, models
-from kdjax.types import Network, UserError, Variables
+from kdjax.types import Network, UserError, Variables, first_line
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".safetensors")
@@ -33,15 +34,17 @@ def create(
     *,
     num_classes: int,
     in_channels: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    mean: Sequence[float],
+    std: Sequence[float],
     dtype: str = "float32",
     axis_name: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Network:
-    """A model with its normalisation.
+    """A model, with its own `options`, and its normalisation.
 
     Raises:
-      UserError: on an unknown model or dtype, or a normalisation of another number of channels.
+      UserError: on an unknown model, option or dtype, or a normalisation of another number
+        of channels.
     """
     if not model:
         raise UserError(f"no model given: choose from {', '.join(models.names())}")
@@ -55,20 +58,24 @@ def create(
             )
     if min(std) <= 0:
         raise UserError(f"std is {tuple(std)}; it must be positive")
-    module = models.create(
-        model,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        dtype=DTYPES[dtype],
-        axis_name=axis_name,
-    )
+    try:
+        module = models.create(
+            model,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            dtype=DTYPES[dtype],
+            axis_name=axis_name,
+            **(options or {}),
+        )
+    except TypeError as error:
+        raise UserError(f"model {model!r}: {first_line(error)}") from None
     return Network(module, tuple(map(float, mean)), tuple(map(float, std)))
 
 
-def describe(trained_name: str, network: Network, **more: Any) -> dict[str, Any]:
+def describe(model: str, network: Network, **more: Any) -> dict[str, Any]:
     """What `network.json` holds: enough to build the network again, and to feed it."""
     return {
-        "model": trained_name,
+        "model": model,
         "num_classes": network.module.num_classes,
         "in_channels": network.module.in_channels,
         "mean": list(network.mean),
@@ -83,25 +90,31 @@ def load(
     model: str = "",
     num_classes: int = 0,
     in_channels: int = 0,
-    mean: tuple[float, ...] = (),
-    std: tuple[float, ...] = (),
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
     dtype: str = "float32",
+    options: Mapping[str, Any] | None = None,
 ) -> Trained:
     """A trained network.
 
     Args:
       reference: `RUN/PHASE`, the folder of a phase; the other arguments but `dtype` are
-        then read from it, and must agree where they are given. Or a PyTorch file.
+        then read from it, and must agree where they are given. Or a PyTorch file, as
+        `FILE` or `MODEL=FILE`.
       model: name of the model, needed for a PyTorch file.
       num_classes: needed for a PyTorch file.
       in_channels: needed for a PyTorch file.
       mean: needed for a PyTorch file.
       std: needed for a PyTorch file.
       dtype: of the computation.
+      options: the model's own, for a PyTorch file.
 
     Raises:
       UserError: if there is no such file or folder, it is damaged, or does not fit.
     """
+    named, equals, file = reference.partition("=")
+    if equals:
+        model, reference = named, file
     path = Path(reference)
     if path.is_dir():
         return _load_phase(path, dtype, model=model, num_classes=num_classes, in_channels=in_channels)
@@ -112,8 +125,9 @@ def load(
     from kdjax import torch_import
 
     network = create(
-        model, num_classes=num_classes, in_channels=in_channels, mean=mean, std=std, dtype=dtype
-    )
+        model, num_classes=num_classes, in_channels=in_channels, mean=mean, std=std,
+        dtype=dtype, options=options,
+    )  # fmt: skip
     variables = torch_import.convert(
         model, torch_import.load(path), num_classes=num_classes, in_channels=in_channels
     )
@@ -133,7 +147,7 @@ def _load_phase(folder: Path, dtype: str, **given: Any) -> Trained:
             )
     network = create(
         described["model"],
-        **{key: described[key] for key in ("num_classes", "in_channels", "mean", "std")},
+        **{key: described[key] for key in ("num_classes", "in_channels", "mean", "std", "options")},
         dtype=dtype,
     )
     stored = checkpoint.Checkpoints(folder / "checkpoints", read_only=True)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import signal
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def make_plan(
         mean, std = mean or measured[0], std or measured[1]
     what = dict(
         num_classes=data.dataset.num_classes, in_channels=data.channels,
-        mean=tuple(mean), std=tuple(std), dtype=config.dtype,
+        mean=tuple(mean), std=tuple(std), dtype=config.dtype, options=config.model_options.to_dict(),
     )  # fmt: skip
     n = len(data.dataset.train)
     steps_per_epoch = n / config.batch_size if config.batch_size > 0 else 0
@@ -378,7 +379,7 @@ def run_phase(
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     described = networks.describe(
         plan.taken.name if plan.taken else plan.config.model, plan.network,
-        image_size=data.image_size, resize=data.resize,
+        options=plan.config.model_options.to_dict(), image_size=data.image_size, resize=data.resize,
     )  # fmt: skip
     files.write_json(folder / "network.json", described)
     stored = checkpoint.Checkpoints(
@@ -441,7 +442,8 @@ def _train(
 ) -> tuple[TrainState, int, _Clock]:
     """Makes the steps that are still to be made."""
     devices, total = plan.devices, plan.steps
-    rng = jax.random.key(config.seed)
+    # Of the phase's own, lest a student with its teacher's architecture start where it did.
+    rng = jax.random.fold_in(jax.random.key(plan.config.seed), zlib.crc32(plan.name.encode()))
     teacher_variables = tuple(teacher.variables for teacher in teachers)
     initializer = jax.jit(_initializer(plan, data, [teacher.network for teacher in teachers]))
     host_variables = jax.device_get(teacher_variables)
@@ -449,7 +451,7 @@ def _train(
         stored, jax.eval_shape(initializer, rng, host_variables, plan.start), console
     )
     if state is None:
-        state, extra = initializer(rng, host_variables, plan.start), {"seed": config.seed}
+        state, extra = initializer(rng, host_variables, plan.start), {"seed": plan.config.seed}
     state = devices.replicate(state)
     clock = _Clock(**extra.get("clock", {}))
     # Sums of metrics since the last logged line, and over how many steps.
@@ -477,7 +479,7 @@ def _train(
     resident = data.resident("train", devices)
     key = devices.replicate(jax.random.fold_in(rng, 1))
     stream = batches.stream(
-        data.dataset.train, batch_size=plan.config.batch_size, seed=config.seed,
+        data.dataset.train, batch_size=plan.config.batch_size, seed=plan.config.seed,
         start=step, stop=total, workers=data.workers,
     )  # fmt: skip
     log = PhaseLog(folder, name=plan.name, start=step, total=total, console=console)
@@ -495,7 +497,7 @@ def _train(
 
     def save(score: float | None = None) -> None:
         nonlocal saved_at
-        extra = {"seed": config.seed, "clock": clock.saved()}
+        extra = {"seed": plan.config.seed, "clock": clock.saved()}
         stored.save(step, state, extra | {"sums": sums, "steps_summed": steps_summed}, score)
         saved_at = time.perf_counter()
 

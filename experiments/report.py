@@ -67,7 +67,7 @@ class PhaseLog:
         # On a terminal the bar shows the progress; only evaluations stay on the screen.
         if not self._progress or any(key.startswith("test/") for key in row):
             eta = f"  ETA {row['eta_seconds']:.0f} s" if row.get("eta_seconds") else ""
-            self._console.print(line + "  ".join([*shown, speed]).strip() + eta, highlight=False)
+            self._console.print(line + "  ".join([*shown, speed]).strip() + eta, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Ends the log."""
