@@ -140,6 +140,50 @@ def teacher_scratch_kd(config: ConfigDict) -> None:
     )
 
 
+def crd_protocol(config: ConfigDict, data: str) -> None:
+    """The protocol of Tian et al. 2020 (RepDistiller), on a data set by its name."""
+    if data == "digits":
+        digits(config)
+        return
+    # The sets that the papers use go by their bare names.
+    known = ("cifar10", "cifar100", "imagenet100x32", "mnist", "fashion_mnist")
+    config.data.name = f"tfds:{data}" if data in known else data
+    config.eval_every = 6.0
+    config.train.update(epochs=240.0, batch_size=64)
+    config.train.optimizer.learning_rate = 0.05
+    config.train.schedule.update(
+        name="step", boundaries=(150 / 240, 180 / 240, 210 / 240), factor=0.1, unit="fraction"
+    )
+
+
+def tune_for(network: ConfigDict, model: str) -> None:
+    """RepDistiller trains the mobile and shuffle networks at a fifth of the learning rate."""
+    if model.startswith(("mobilenet", "shufflenet")):
+        network.optimizer.learning_rate /= 5
+
+
+# Weight and arguments of each method, and of the cross-entropy beside it when it is
+# alone, in RepDistiller's protocol.
+_USUAL: dict[str, tuple[dict[str, Any], float]] = {
+    "cross_entropy": ({"weight": 1.0}, 1.0),
+    "kd": ({"weight": 0.9, "temperature": 4.0}, 0.1),
+}
+
+
+def objective(methods: list[str]) -> dict[str, dict[str, Any]]:
+    """The methods with their usual weights, and cross-entropy with the labels.
+
+    Raises:
+      UserError: on an unknown method.
+    """
+    for method in methods:
+        if method not in _USUAL:
+            raise UserError(f"unknown method {method!r}: choose from {', '.join(_USUAL)}")
+    cross_entropy = _USUAL[methods[0]][1] if len(methods) == 1 else 1.0
+    terms = {"cross_entropy": {"weight": cross_entropy}}
+    return terms | {method: dict(_USUAL[method][0]) for method in methods}
+
+
 def arguments(arg: str | None, **defaults: Any) -> ConfigDict:
     """Parses what follows the colon of `configs/file.py:a=1,b=x` against typed defaults.
 

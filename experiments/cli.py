@@ -1,5 +1,6 @@
 """What the commands share: one line for a mistake, exit status 2, no traceback."""
 
+import ast
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,12 +25,11 @@ def start(main: Callable[[], None], argv: Sequence[str]) -> int:
         rest = flags.FLAGS(argv)[1:]
         if rest:
             raise UserError(f"unexpected argument {rest[0]!r}: flags are --name=value")
-        flags.FLAGS.validate_all_flags()
-    except (flags.Error, UserError) as error:
-        return fail(_last_line(error))
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except UserError as error:
+        return fail(str(error))
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         # config_flags lets the config file's own exceptions through.
-        return fail(_last_line(error))
+        return fail(_flag_error(error))
     try:
         main()
     except UserError as error:
@@ -38,12 +38,21 @@ def start(main: Callable[[], None], argv: Sequence[str]) -> int:
         print(f"stopped by {error}; the same command goes on from here", file=sys.stderr)
         return 128 + error.number
     except OSError as error:
-        return fail(first_line(error))
+        # A config file that is not there shows when the config is first looked at.
+        missing = "Failed loading config file" in str(error)
+        return fail(str(error).splitlines()[-1] if missing else first_line(error))
     return 0
 
 
-def _last_line(error: BaseException) -> str:
-    """What matters of an error that may carry a whole traceback in its message."""
-    lines = [line.strip() for line in str(error).strip().strip("'\"").splitlines() if line.strip()]
-    last = lines[-1] if lines else type(error).__name__
-    return last.removeprefix("kdjax.types.UserError: ")
+def _flag_error(error: BaseException) -> str:
+    """What matters of an error in the flags, which may carry a whole traceback as its message."""
+    message = str(error.args[0])
+    while message[:1] in ("'", '"') and message[:1] == message[-1:]:
+        # A KeyError shows the representation of its message, and so does one made from it.
+        message = ast.literal_eval(message)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if isinstance(error, (AttributeError, KeyError)):
+        return f"unknown config key {' '.join(lines)}"
+    if "Traceback (most recent call last):" in message:
+        return lines[-1].removeprefix("kdjax.types.UserError: ")
+    return " ".join(lines)

@@ -38,27 +38,31 @@ class Interrupted(Exception):
 class Data:
     """A data set on the devices, shared by all phases."""
 
-    def __init__(self, config: ConfigDict):
-        """Reads the data set that `config` (the `data` group) names."""
-        self.dataset = sources.load(
-            config.name,
-            **{
-                key: config[key]
-                for key in (
-                    "dir", "train_split", "test_split", "resize", "validation",
-                    "train_examples", "memory",
-                )
-            },
-        )  # fmt: skip
+    def __init__(
+        self, name: str, *, resize: int = 0, image_size: int = 0, workers: int = 0, **options: Any
+    ):
+        """Reads a data set.
+
+        Args:
+          name: as for `kdjax.data.sources.load`.
+          resize: likewise.
+          image_size: side of what the networks see; 0 for the images' shorter side.
+          workers: processes that decode splits too large for memory.
+          **options: further arguments of `sources.load`.
+
+        Raises:
+          UserError: if it cannot be read, or `image_size` is more than there is.
+        """
+        self.dataset = sources.load(name, resize=resize, **options)
         height, width, self.channels = self.dataset.train.images.shape[1:]
-        self.image_size = config.image_size or min(height, width)
-        if self.image_size > min(height, width):
+        self.image_size = image_size or min(height, width)
+        if not 0 < self.image_size <= min(height, width):
             raise UserError(
-                f"data.image_size is {self.image_size}, but the images are {height}x{width}: "
+                f"data.image_size is {image_size}, but the images are {height}x{width}: "
                 "set data.resize"
             )
-        self.resize = config.resize
-        self.workers = config.workers
+        self.resize = resize
+        self.workers = workers
         self._statistics: tuple[list[float], list[float]] | None = None
         self._resident: dict[tuple[str, int], Any] = {}
 

@@ -75,7 +75,7 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
         console.print(report.table(summary))
         console.print(f"{workdir} is finished; nothing was changed", highlight=False)
         return summary
-    data = Data(config.data)
+    data = Data(**config.data)
     plans, loaded = _plan_all(config, data)
     workdir.mkdir(parents=True, exist_ok=True)
     with _locked(workdir), _stop_signals() as stop:
