@@ -1,3 +1,5 @@
+import itertools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -63,7 +65,7 @@ def test_ece_is_that_of_a_loop_over_bins(logits, labels, bins):
     confidence, right = p.max(-1), p.argmax(-1) == labels
     edges = np.linspace(0, 1, bins + 1)
     expected = 0.0
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
             gap = abs(right[inside].mean() - confidence[inside].mean())
