@@ -36,6 +36,7 @@ class Checkpoints:
           UserError: if the folder cannot be read as checkpoints.
         """
         self._folder = Path(folder).absolute()
+        self._keep_best = keep_best
         if not read_only:
             # What an interrupted deletion left behind.
             shutil.rmtree(self._folder / _TRASH, ignore_errors=True)
@@ -88,8 +89,9 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The step with the highest score, if scores were given."""
-        return self._manager.best_step()
+        """The step with the highest score, or None where no scores are kept."""
+        # Without scores, Orbax's own best is the latest.
+        return self._manager.best_step() if self._keep_best else None
 
     def read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays saved at `step` by their path in the tree, and the extras.
