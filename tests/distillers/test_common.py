@@ -239,7 +239,7 @@ def test_an_unknown_argument_is_named_with_the_allowed_ones(name):
 
 
 def test_an_unknown_method_is_named_with_the_allowed_ones():
-    with pytest.raises(UserError, match="unknown method 'kdd': choose from .*cross_entropy.*kd"):
+    with pytest.raises(UserError, match=r"unknown method 'kdd': choose from .*cross_entropy.*kd"):
         distillers.create("kdd")
 
 
