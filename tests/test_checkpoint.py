@@ -210,7 +210,7 @@ def test_one_flipped_bit_in_any_file_is_noticed_or_harmless(tmp_path):
     noticed, messages = set(), []
     for path in files:
         whole = path.read_bytes()
-        for position in sorted({*range(0, len(whole), max(1, len(whole) // 12)), len(whole) - 1}):
+        for position in sorted({*range(0, len(whole), max(1, len(whole) // 6)), len(whole) - 1}):
             _flip(path, position)
             try:
                 state, extra = _restore(folder)
