@@ -86,9 +86,7 @@ def main() -> None:
     calls = max(1, _STEPS.value // per_call)
 
     def batch(call: int) -> dict[str, np.ndarray]:
-        index = np.stack(
-            [batches.positions(n, b, 0, call * per_call + i) for i in range(per_call)]
-        )
+        index = np.stack([batches.positions(n, b, 0, call * per_call + i) for i in range(per_call)])
         return {"index": devices.shard(index, axis=1)}
 
     start = time.perf_counter()

@@ -97,7 +97,9 @@ def _run_opponent(kind: str) -> None:
         columns = torch.randint(0, 9, (b, 1)) + torch.arange(32)
         columns = torch.where(torch.rand(b, 1) < 0.5, columns, columns.flip(1))
         every = torch.arange(b)[:, None, None]
-        x = padded.permute(0, 2, 3, 1)[every, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+        x = padded.permute(0, 2, 3, 1)[every, rows[:, :, None], columns[:, None]].permute(
+            0, 3, 1, 2
+        )
         return ((x - mean) / std).contiguous(memory_format=layout), labels[index]
 
     def step():
@@ -135,9 +137,7 @@ def main() -> None:
     if _OPPONENT.value:
         _run_opponent(_OPPONENT.value)
         return
-    same = [
-        f"--{flag.name}={flag.value}" for flag in (_TEACHER, _STUDENT, _BATCH, _STEPS)
-    ]
+    same = [f"--{flag.name}={flag.value}" for flag in (_TEACHER, _STUDENT, _BATCH, _STEPS)]
     # The child decides about its host itself, as a user's run would.
     clean = {"XLA_FLAGS": ""}
     speeds: dict[str, list[float]] = {name: [] for name in ("kdjax", *_OPPONENTS)}

@@ -10,6 +10,7 @@ and `kl`, KL(b || a) in nats, b being the reference.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -17,8 +18,8 @@ from experiments import cli
 from kdjax import parallel
 from kdjax.types import UserError
 
-_A = flags.DEFINE_string("a", None, "RUN/PHASE, or MODEL=FILE for a PyTorch file.")
-_B = flags.DEFINE_string("b", None, "A second network, the reference of the comparison.")
+_A = flags.DEFINE_string("a", "", "RUN/PHASE, or MODEL=FILE for a PyTorch file.")
+_B = flags.DEFINE_string("b", "", "A second network, the reference of the comparison.")
 _DATA = flags.DEFINE_string("data", None, "Data set; by default that of the run of --a.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where tfds keeps its data.")
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation, test, or a split of tfds.")
@@ -34,7 +35,10 @@ def main() -> None:
     from experiments import files, networks
     from experiments.phase import Data, Evaluator, summarize
 
-    described: dict = {}
+    if not _A.value:
+        raise UserError("--a is missing: give RUN/PHASE, or MODEL=FILE for a PyTorch file")
+    described: dict[str, Any] = {}
+    options: dict[str, Any]
     folder = Path(_A.value)
     if (folder / "network.json").exists():
         described = files.read_json(folder / "network.json")
@@ -53,15 +57,13 @@ def main() -> None:
         options["test_split"], split = split, "test"
     data = Data(**options)
     if split not in data.dataset.splits():
-        raise UserError(
-            f"no split {split!r}: choose from {', '.join(data.dataset.splits())}"
-        )
+        raise UserError(f"no split {split!r}: choose from {', '.join(data.dataset.splits())}")
     labels = data.dataset.splits()[split].labels
     devices = parallel.Devices.dividing(len(labels))
-    result: dict = {"data": options["name"], "split": _SPLIT.value, "images": len(labels)}
+    result: dict[str, Any] = {"data": options["name"], "split": _SPLIT.value, "images": len(labels)}
     logits = {}
     for name, reference in (("a", _A.value), ("b", _B.value)):
-        if reference is None:
+        if not reference:
             continue
         mean, std = ([_number(x) for x in flag.value] for flag in (_MEAN, _STD))
         measured = data.statistics() if not (mean and std) and "=" in reference else ([], [])
@@ -87,5 +89,4 @@ def _number(text: str) -> float:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("a")
     sys.exit(cli.start(main, sys.argv))

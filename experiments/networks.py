@@ -117,7 +117,9 @@ def load(
         model, reference = named, file
     path = Path(reference)
     if path.is_dir():
-        return _load_phase(path, dtype, model=model, num_classes=num_classes, in_channels=in_channels)
+        return _load_phase(
+            path, dtype, model=model, num_classes=num_classes, in_channels=in_channels
+        )
     if not path.exists():
         raise UserError(f"no such phase folder or PyTorch file: {reference!r}")
     if path.suffix not in TORCH_SUFFIXES:
@@ -157,7 +159,9 @@ def _load_phase(folder: Path, dtype: str, **given: Any) -> Trained:
     result = folder / "result.json"
     step = files.read_json(result)["step"] if result.exists() else steps[-1]
     arrays, _ = stored.read(step)
-    return Trained(network, student_variables(arrays, network, described, folder), described["model"])
+    return Trained(
+        network, student_variables(arrays, network, described, folder), described["model"]
+    )
 
 
 def student_variables(
@@ -167,9 +171,7 @@ def student_variables(
     prefix = ".ema" if any(key.startswith(".ema[") for key in arrays) else "."
     size = described["image_size"]
     shape = (1, size, size, described["in_channels"])
-    like = jax.eval_shape(
-        lambda: network.init(jax.random.key(0), jnp.zeros(shape, jnp.float32))
-    )
+    like = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros(shape, jnp.float32)))
 
     def name(key: str) -> str:
         # ['params']['fc'] in the variables is .params['fc'] in the state, .ema['params']['fc']

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -97,8 +98,8 @@ class Plan:
     start: Variables | None
     teachers: list[str]
     devices: parallel.Devices
-    distiller: Distiller | None
-    optimizer: optax.GradientTransformation | None
+    distiller: Distiller
+    optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     steps: int
     steps_per_epoch: float
@@ -123,10 +124,14 @@ def make_plan(
     if not mean or not std:
         measured = data.statistics()
         mean, std = mean or measured[0], std or measured[1]
-    what = dict(
-        num_classes=data.dataset.num_classes, in_channels=data.channels,
-        mean=tuple(mean), std=tuple(std), dtype=config.dtype, options=config.model_options.to_dict(),
-    )  # fmt: skip
+    what: dict[str, Any] = dict(
+        num_classes=data.dataset.num_classes,
+        in_channels=data.channels,
+        mean=tuple(mean),
+        std=tuple(std),
+        dtype=config.dtype,
+        options=config.model_options.to_dict(),
+    )
     n = len(data.dataset.train)
     steps_per_epoch = n / config.batch_size if config.batch_size > 0 else 0
     batches.check_batch_size(config.batch_size, config.accumulate)
@@ -137,7 +142,7 @@ def make_plan(
         nothing = schedules.create("constant", 0.0, total_steps=0, steps_per_epoch=1)
         return Plan(
             name, config, taken.network, taken, None, list(config.teachers), spread,
-            None, None, nothing, 0, steps_per_epoch,
+            distillers.weighted_sum(), optax.identity(), nothing, 0, steps_per_epoch,
         )  # fmt: skip
     if config.select not in SELECT:
         raise UserError(f"unknown select {config.select!r}: choose from {', '.join(SELECT)}")
@@ -158,9 +163,7 @@ def make_plan(
     learning_rate = schedules.create(
         peak=config.optimizer.learning_rate, **config.schedule, **length
     )
-    optimizer = optimizers.create(
-        **config.optimizer.to_dict() | {"learning_rate": learning_rate}
-    )
+    optimizer = optimizers.create(**config.optimizer.to_dict() | {"learning_rate": learning_rate})
     distiller = make_objective(config.objective, **length)
     for teacher in config.teachers:
         if teacher not in known:
@@ -229,7 +232,7 @@ def _initializer(plan: Plan, data: Data, teachers: list[Network]) -> Callable[..
             batch_size=plan.config.batch_size // plan.config.accumulate,
             teachers=teachers,
             teacher_variables=teacher_variables,
-            train_labels=data.dataset.train.labels,
+            train_labels=jnp.asarray(data.dataset.train.labels),
             start=start,
             ema=plan.config.ema,
         )
@@ -264,14 +267,20 @@ class Evaluator:
         return np.concatenate([np.asarray(p).reshape(size, -1) for p in parts])[:n]
 
 
-def summarize(
-    logits: np.ndarray, labels: np.ndarray, teacher_logits: np.ndarray | None = None
-) -> dict[str, float]:
-    """All metrics of a split, as plain numbers; fractions are exact."""
+def summarize(logits: Any, labels: Any, teacher_logits: Any = None) -> dict[str, float]:
+    """All metrics of a split, as plain numbers; fractions are exact.
+
+    Args:
+      logits: [n, k].
+      labels: int [n]; where any is -1 (unknown), what needs labels is left out.
+      teacher_logits: [n, k], for agreement and KL.
+    """
     n = len(labels)
+    known = bool((labels >= 0).all())
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     exact = lambda fraction: round(float(fraction) * n) / n  # noqa: E731
     result = {}
-    if (labels >= 0).all():
+    if known:
         result = {
             "accuracy": exact(metrics.accuracy(logits, labels)),
             "top5": exact(metrics.top_k(logits, labels, 5)),
@@ -279,9 +288,10 @@ def summarize(
             "ece": float(metrics.ece(logits, labels)),
         }
     if teacher_logits is not None:
+        teacher_logits = jnp.asarray(teacher_logits)
         result["agreement"] = exact(metrics.agreement(logits, teacher_logits))
         result["kl"] = float(metrics.predictive_kl(logits, teacher_logits))
-        if (labels >= 0).all():
+        if known:
             result["teacher_accuracy"] = exact(metrics.accuracy(teacher_logits, labels))
     return result
 
@@ -391,9 +401,7 @@ def run_phase(
         folder / "checkpoints", keep_best=plan.config.select == "best" and not plan.taken
     )
     try:
-        teachers = [
-            Trained(t.network, devices.replicate(t.variables), t.name) for t in teachers
-        ]
+        teachers = [Trained(t.network, devices.replicate(t.variables), t.name) for t in teachers]
         teacher_logits = TeacherLogits(teachers, data, devices)
         evaluator = Evaluator(plan.network, data, devices)
         clock = _Clock()
@@ -409,7 +417,7 @@ def run_phase(
             variables = state.evaluated
         stored.wait()
         if plan.config.select == "best" and not plan.taken:
-            step = stored.best_step()
+            step = stored.best_step() or step
             arrays, _ = stored.read(step)
             best = networks.student_variables(arrays, plan.network, described, folder)
             variables = devices.replicate(best)
@@ -532,7 +540,7 @@ def _train(
                 save()
                 stored.wait()
                 raise Interrupted(signal_number)
-            row = {
+            row: dict[str, Any] = {
                 "step": step,
                 "epoch": step / plan.steps_per_epoch,
                 "images_per_second": speed,

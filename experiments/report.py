@@ -61,13 +61,19 @@ class PhaseLog:
         if self._progress:
             self._progress.update(self._task, state=speed)
         shown = [f"{key} {row[key]:.4g}" for key in row if key in ("train/loss", "train/accuracy")]
-        shown += [f"{key} {row[key]:.4f}" for key in row if key.endswith("/accuracy") and "train" not in key]
+        shown += [
+            f"{key} {row[key]:.4f}"
+            for key in row
+            if key.endswith("/accuracy") and "train" not in key
+        ]
         shown += [f"{key} {row[key]:.4f}" for key in row if key.endswith("/agreement")]
         line = f"{self._name:<18} step {row['step']:>6}/{self._total}  epoch {row['epoch']:6.2f}  "
         # On a terminal the bar shows the progress; only evaluations stay on the screen.
         if not self._progress or any(key.startswith("test/") for key in row):
             eta = f"  ETA {row['eta_seconds']:.0f} s" if row.get("eta_seconds") else ""
-            self._console.print(line + "  ".join([*shown, speed]).strip() + eta, highlight=False, soft_wrap=True)
+            self._console.print(
+                line + "  ".join([*shown, speed]).strip() + eta, highlight=False, soft_wrap=True
+            )
 
     def close(self) -> None:
         """Ends the log."""
@@ -103,7 +109,12 @@ def table(summary: dict[str, Any]) -> Table:
         cells = [form.format(test[key]) if key in test else "" for _, key, form in _TABLE]
         speed = f"{phase['images_per_second']:,.0f}" if phase["steps"] else ""
         view.add_row(
-            name, phase["model"], f"{phase['parameters']:,}", *cells, speed, f"{phase['seconds']:.0f}"
+            name,
+            phase["model"],
+            f"{phase['parameters']:,}",
+            *cells,
+            speed,
+            f"{phase['seconds']:.0f}",
         )
     return view
 

@@ -143,7 +143,9 @@ def _identity(config: ConfigDict) -> dict[str, Any]:
         else:
             yield prefix, value
 
-    return {k: v for k, v in flat(json.loads(json.dumps(config.to_dict())), "") if k not in _NEUTRAL}
+    return {
+        k: v for k, v in flat(json.loads(json.dumps(config.to_dict())), "") if k not in _NEUTRAL
+    }
 
 
 def _check_workdir(config: ConfigDict, workdir: Path) -> None:

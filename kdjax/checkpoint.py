@@ -64,9 +64,13 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         except Exception as error:
             # A garbled metrics file breaks the manager in whatever way JSON breaks.
-            raise UserError(f"corrupt checkpoints in {str(folder)!r}: {first_line(error)}") from None
+            raise UserError(
+                f"corrupt checkpoints in {str(folder)!r}: {first_line(error)}"
+            ) from None
 
-    def save(self, step: int, tree: PyTree, extra: dict[str, Any], score: float | None = None) -> None:
+    def save(
+        self, step: int, tree: PyTree, extra: dict[str, Any], score: float | None = None
+    ) -> None:
         """Starts writing `tree` and `extra` (plain JSON) as of `step`; returns before it is done.
 
         A step that is there already is left as it is.
@@ -113,8 +117,7 @@ class Checkpoints:
         except Exception as error:
             # Damage shows in many exception types; all mean the same to the user.
             raise UserError(f"corrupt {where}: {first_line(error)}") from None
-        # Checkpoints from before the extras were covered carry the checksum of the arrays alone.
-        if extra.pop("crc32", None) not in (_checksum(arrays, extra), _checksum(arrays)):
+        if extra.pop("crc32", None) != _checksum(arrays, extra):
             raise UserError(f"corrupt {where}: its checksum does not match")
         return arrays, extra
 
@@ -173,9 +176,7 @@ def unflatten(arrays: dict[str, np.ndarray], like: PyTree, where: str) -> PyTree
     expected = {key: (tuple(x.shape), str(x.dtype)) for key, x in flatten(like).items()}
     found = {key: (x.shape, str(x.dtype)) for key, x in arrays.items()}
     if expected != found:
-        differing = sorted(
-            key for key in expected | found if expected.get(key) != found.get(key)
-        )
+        differing = sorted(key for key in expected | found if expected.get(key) != found.get(key))
         key = differing[0]
         raise UserError(
             f"{where} does not fit the configuration: {len(differing)} arrays differ, e.g. {key} "
@@ -184,8 +185,8 @@ def unflatten(arrays: dict[str, np.ndarray], like: PyTree, where: str) -> PyTree
     return jax.tree.unflatten(jax.tree.structure(like), [arrays[key] for key in expected])
 
 
-def _checksum(arrays: dict[str, np.ndarray], extra: dict[str, Any] | None = None) -> int:
-    crc = 0 if extra is None else zlib.crc32(json.dumps(extra, sort_keys=True).encode())
+def _checksum(arrays: dict[str, np.ndarray], extra: dict[str, Any]) -> int:
+    crc = zlib.crc32(json.dumps(extra, sort_keys=True).encode())
     for key in sorted(arrays):
         crc = zlib.crc32(np.ascontiguousarray(arrays[key]).tobytes(), zlib.crc32(key.encode(), crc))
     return crc

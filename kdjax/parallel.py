@@ -20,7 +20,11 @@ from kdjax.types import Array, PyTree, UserError
 
 AXIS = "batch"
 
-_MALLOPT = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 256 << 20), "M_MMAP_MAX": (-4, 0)}
+_MALLOPT = {
+    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+    "M_TOP_PAD": (-2, 256 << 20),
+    "M_MMAP_MAX": (-4, 0),
+}
 
 
 def set_up_host() -> None:
@@ -143,7 +147,11 @@ class Devices:
         return np.stack(np.split(array, len(self), axis))
 
     def map(
-        self, fn: Callable[..., Any], in_axes: tuple[int | None, ...], out_axes: Any = None, **kwargs: Any
+        self,
+        fn: Callable[..., Any],
+        in_axes: tuple[int | None, ...],
+        out_axes: Any = None,
+        **kwargs: Any,
     ) -> Callable[..., Any]:
         """`fn` compiled for all devices. Axis 0 is a sharded argument, None a replicated one.
 

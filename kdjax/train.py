@@ -3,6 +3,7 @@
 Both are plain functions of arrays; `kdjax.parallel` maps them over devices.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,7 +27,9 @@ from kdjax.types import (
 )
 
 
-def abstract_outputs(network: Network, image_shape: tuple[int, int, int]) -> tuple[Outputs, Variables]:
+def abstract_outputs(
+    network: Network, image_shape: tuple[int, int, int]
+) -> tuple[Outputs, Variables]:
     """A network's outputs for one image and its variables, as shapes; nothing is computed.
 
     Args:
@@ -96,12 +99,13 @@ def init_state(
             lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), outputs
         )
 
+    shape: Any = jax.ShapeDtypeStruct
     context = Context(
         student=seen(student),
         teachers=tuple(map(seen, teachers)),
-        labels=jax.ShapeDtypeStruct((batch_size, num_classes), jnp.float32),
-        index=jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-        step=jax.ShapeDtypeStruct((), jnp.int32),
+        labels=shape((batch_size, num_classes), jnp.float32),
+        index=shape((batch_size,), jnp.int32),
+        step=shape((), jnp.int32),
         rng=method_key,
         teacher_variables=tuple(teacher_variables),
         train_labels=train_labels,
@@ -190,7 +194,7 @@ def make_train_step(
         grad, (metrics, batch_stats, method_state) = jax.grad(objective, has_aux=True)(
             (state.params, state.method_params)
         )
-        state = state.replace(batch_stats=batch_stats, method_state=method_state)
+        state = dataclasses.replace(state, batch_stats=batch_stats, method_state=method_state)
         return grad, state, metrics
 
     def update(
@@ -230,7 +234,8 @@ def make_train_step(
             rate = 1 - jnp.minimum(ema, (1 + state.step) / (10 + state.step))
             new = {"params": params, "batch_stats": batch_stats}
             average = optax.incremental_update(new, state.ema, rate)
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
             params=params,
             batch_stats=batch_stats,

@@ -63,17 +63,20 @@ class Network(NamedTuple):
         return (images - mean) / std
 
     def init(self, rng: Array, images: Array) -> Variables:
-        return self.module.init(rng, self.normalize(images), train=False)
+        """Fresh variables; of the images only the shape matters."""
+        return dict(self.module.init(rng, self.normalize(images), train=False))
 
     def evaluate(self, variables: Variables, images: Array) -> Outputs:
         """Outputs in evaluation mode (running averages in batch norm)."""
-        return self.module.apply(variables, self.normalize(images), train=False)
+        outputs: Any = self.module.apply(variables, self.normalize(images), train=False)
+        return outputs
 
     def train(self, variables: Variables, images: Array) -> tuple[Outputs, PyTree]:
         """Outputs in training mode, and the new batch statistics."""
-        outputs, updates = self.module.apply(
+        result: Any = self.module.apply(
             variables, self.normalize(images), train=True, mutable=["batch_stats"]
         )
+        outputs, updates = result
         return outputs, updates.get("batch_stats", {})
 
 

@@ -100,7 +100,9 @@ def test_one_step_is_the_gradient_of_the_mean_objective():
     teacher = linear().evaluate(jax.device_get(run.teacher_variables[0]), x * 0.3 + 0.4).logits
 
     def objective(params):
-        logits = x.reshape(BATCH, -1) @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"][None]
+        logits = (
+            x.reshape(BATCH, -1) @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"][None]
+        )
         ce = -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(BATCH), y])
         p = jax.nn.softmax(teacher / 4)
         kl = jnp.sum(p * (jnp.log(p) - jax.nn.log_softmax(logits / 4)), -1)
@@ -176,7 +178,9 @@ def test_the_average_follows_the_students_variables():
     run = Run(linear(), linear(), ema=0.9)
     first, second = run(1)[0], run(2)[0]
     for decay, before, after in ((0.1, run.state.ema, first), (2 / 11, first.ema, second)):
-        expected = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, before["params"], after.params)
+        expected = jax.tree.map(
+            lambda a, p, d=decay: d * a + (1 - d) * p, before["params"], after.params
+        )
         chex.assert_trees_all_close(after.ema["params"], expected, rtol=1e-5)
     chex.assert_trees_all_equal(second.evaluated, second.ema)
 

@@ -33,7 +33,7 @@ class Lazy:
         self._positions, self._read = np.arange(n), read
         self.shape = (n, *read([0])[0].shape)
 
-    def __getitem__(self, positions: np.ndarray) -> "np.ndarray | Lazy":
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray:
         """uint8 [b, h, w, c] at the given positions [b]."""
         return np.stack(self._read([int(i) for i in self._positions[positions]]))
 
@@ -155,9 +155,10 @@ def channel_statistics(split: Split, at_most: int = 50_000) -> tuple[list[float]
     """Mean and standard deviation of each channel, of pixels in [0, 1], to four decimals."""
     n = len(split)
     positions = np.arange(n) if n <= at_most else np.linspace(0, n - 1, at_most).astype(int)
-    total, squares, count = 0, 0, 0
+    channels = split.images.shape[-1]
+    total, squares, count = np.zeros(channels), np.zeros(channels), 0
     for part in np.array_split(positions, max(1, len(positions) // 2048)):
-        pixels = split.images[part].reshape(-1, split.images.shape[-1]) / 255.0
+        pixels = np.asarray(split.images[part]).reshape(-1, channels) / 255.0
         total, squares = total + pixels.sum(0), squares + (pixels**2).sum(0)
         count += len(pixels)
     mean = total / count
@@ -373,4 +374,3 @@ def _tfds(
         return Split(images, labels)
 
     return split(train_split), split(test_split), features[keys[1]].num_classes
-

@@ -4,6 +4,7 @@ Each is a factory `method(**kwargs) -> kdjax.Distiller`; `weighted_sum` adds the
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from kdjax.distillers.combine import weighted_sum
@@ -11,7 +12,7 @@ from kdjax.distillers.cross_entropy import cross_entropy
 from kdjax.distillers.kd import kd
 from kdjax.types import Distiller, UserError
 
-_METHODS = {
+_METHODS: dict[str, Callable[..., Distiller]] = {
     "cross_entropy": cross_entropy,
     "kd": kd,
 }

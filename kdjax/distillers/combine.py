@@ -1,5 +1,7 @@
 """Weighted sums of methods, and the checks that methods share."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -50,7 +52,7 @@ def weighted_sum(**terms: tuple[float | optax.Schedule, Distiller]) -> Distiller
         for i, (name, (weight, distiller)) in enumerate(terms.items()):
             own = {kind: variables[kind][name] for kind in ("params", "state")}
             key = jax.random.fold_in(context.rng, i)
-            term = distiller.loss(own, context.replace(rng=key))
+            term = distiller.loss(own, dataclasses.replace(context, rng=key))
             value = jnp.mean(term.value)
             if callable(weight):
                 weight = weight(context.step)

@@ -1,8 +1,10 @@
 """Knowledge distillation on logits (Hinton et al. 2015)."""
 
+import jax.numpy as jnp
+
 from kdjax import losses
 from kdjax.distillers.combine import require_teachers
-from kdjax.types import Context, Distiller, MethodLoss, Variables
+from kdjax.types import Array, Context, Distiller, MethodLoss, Variables
 
 
 def kd(*, temperature: float = 4.0) -> Distiller:
@@ -18,7 +20,7 @@ def kd(*, temperature: float = 4.0) -> Distiller:
       temperature: T > 0.
     """
 
-    def init(rng, context: Context) -> Variables:
+    def init(rng: Array, context: Context) -> Variables:
         require_teachers("kd", context)
         return {"params": {}, "state": {}}
 
@@ -27,6 +29,6 @@ def kd(*, temperature: float = 4.0) -> Distiller:
             losses.kd(context.student.logits, teacher.logits, temperature=temperature)
             for teacher in context.teachers
         ]
-        return MethodLoss(sum(values) / len(values), variables["state"], {})
+        return MethodLoss(jnp.mean(jnp.stack(values), axis=0), variables["state"], {})
 
     return Distiller(init, loss)

@@ -43,7 +43,9 @@ class ResNet(Model):
         taps["pre_logits"] = global_average_pool(x)
         return Outputs(self.classifier(taps["pre_logits"], name="fc"), taps)
 
-    def _block(self, x: Array, width: int, stride: int, norm: Callable[..., Any], name: str) -> Array:
+    def _block(
+        self, x: Array, width: int, stride: int, norm: Callable[..., Any], name: str
+    ) -> Array:
         """Basic block, without the ReLU that follows the sum."""
         y = self.conv(width, 3, stride=stride, name=f"{name}_conv1")(x)
         y = nn.relu(norm(name=f"{name}_bn1")(y))

@@ -49,9 +49,7 @@ class WideResNet(Model):
             taps[f"stage{stage}"] = x
         taps["stage3_pre"] = norm(name="bn1")(x)
         taps["pre_logits"] = global_average_pool(nn.relu(taps["stage3_pre"]))
-        logits = self.classifier(
-            taps["pre_logits"], name="fc", bias_init=jax.nn.initializers.zeros
-        )
+        logits = self.classifier(taps["pre_logits"], name="fc", bias_init=jax.nn.initializers.zeros)
         return Outputs(logits, taps)
 
 

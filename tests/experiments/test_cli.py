@@ -1,0 +1,56 @@
+"""The command line: exit statuses and the one line on stderr."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def command(*arguments, module="experiments.main"):
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config must have a value"),
+        (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),
+        (["--config=configs/distill.py:studnt=x"], "unknown config argument 'studnt'"),
+        (["--config=configs/distill.py", "--config.data.nam=x"], "unknown config key 'nam'"),
+        (["--config=configs/distill.py", "--config.train.epochs=ten"], "--config.train.epochs=ten"),
+        (["--config=configs/distill.py", "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
+        (["--config=configs/distill.py", "x"], "unexpected argument 'x'"),
+        (
+            ["--config=configs/distill.py", "--config.data.name=npz:no.npz"],
+            "no such file: 'no.npz'",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(arguments, message):
+    done = command(*arguments)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_evaluate_prints_json_and_compares(finished):
+    done = command(
+        f"--a={finished / 'kd'}", f"--b={finished / 'teacher'}", module="experiments.evaluate"
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    expected = json.loads((finished / "summary.json").read_text())["phases"]["kd"]["test"]
+    assert result["images"] == 596
+    assert result["a"]["accuracy"] == expected["accuracy"]
+    assert result["agreement"] == expected["agreement"]
+    assert result["kl"] == pytest.approx(expected["kl"], rel=1e-5)
+
+
+def test_evaluate_refuses_a_run_where_a_phase_is_meant(finished):
+    done = command(f"--a={finished}", "--data=digits", module="experiments.evaluate")
+    assert done.returncode == 2
+    assert "name one of its phases, kd, scratch, teacher" in done.stderr

@@ -1,0 +1,99 @@
+"""Every config and variant is read, inherits, and can be planned."""
+
+from pathlib import Path
+
+import pytest
+from small_run import execute
+
+from configs import common, distill, function_matching, train
+from experiments import phase, run
+from kdjax.types import Network, UserError
+
+CASES = [
+    *((function_matching, variant) for variant in (None, *function_matching.VARIANTS)),
+    (function_matching, "flowers,schedule=medium"),
+    (function_matching, "pet,schedule=long"),
+    (distill, None),
+    (distill, "teacher=wrn_40_2,student=wrn_16_2,methods=kd,data=cifar100"),
+    (distill, "methods=cross_entropy,scratch=0"),
+    (train, None),
+    (train, "resnet20,data=cifar10"),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "arg"), CASES, ids=[f"{m.__name__}:{a or ''}" for m, a in CASES]
+)
+def test_every_config_can_be_planned_on_the_digits(module, arg):
+    """Names, shapes and methods fit, at the variant's own image size."""
+    config = module.get_config(arg)
+    config.debug = True
+    resolved = run.resolve(config)
+    data = phase.Data(**resolved.data)
+    known: dict[str, Network] = {}
+    for name, group in resolved.phases.items():
+        plan = phase.make_plan(name, group, data, known, 0)
+        known[name] = plan.network
+        assert plan.steps == 2
+    assert len(known) == len(config.phases)
+
+
+def test_every_config_has_a_docstring_with_its_command():
+    for file in Path("configs").glob("*.py"):
+        if file.name not in ("__init__.py", "common.py"):
+            assert f"--config=configs/{file.name}" in file.read_text()
+
+
+def test_debug_runs_any_config_on_embedded_data(tmp_path):
+    config = function_matching.get_config("cifar10")
+    config.debug = True
+    config.student.model = config.teacher.model = "resnet8"
+    config.data.resize = 8
+    summary, printed = execute(config, tmp_path / "run")
+    assert [p["steps"] for p in summary["phases"].values()] == [2, 2, 2, 2]
+    assert summary["config"]["data"]["name"] == "digits"
+    assert "function_matching" in printed
+
+
+def test_a_change_reaches_what_inherits_and_nothing_else():
+    config = common.base()
+    config.phases.one = common.inherit(config.teacher, optimizer={"clip": 1.0})
+    config.phases.two = common.inherit(config.student)
+    config.train.epochs = 3.0
+    config.train.optimizer.learning_rate = 0.5
+    config.teacher.epochs = 7.0
+    assert config.phases.one.epochs == 7.0
+    assert config.phases.two.epochs == 3.0
+    assert config.phases.one.optimizer.learning_rate == 0.5
+    assert (config.phases.one.optimizer.clip, config.phases.two.optimizer.clip) == (1.0, 0.0)
+    config.seed = 5
+    assert config.phases.two.seed == 5
+
+
+def test_published_schedules():
+    flowers = function_matching.get_config("flowers,schedule=medium")
+    student = flowers.phases.function_matching
+    assert (student.epochs, student.batch_size) == (100_000, 512)
+    assert student.optimizer.learning_rate * student.optimizer.weight_decay == pytest.approx(1e-4)
+    assert list(student.objective) == ["kd"]
+    crd = distill.get_config("student=wrn_16_2,data=cifar100").phases.kd
+    assert (crd.epochs, crd.batch_size, crd.optimizer.learning_rate) == (240, 64, 0.05)
+    assert [round(b * 240) for b in crd.schedule.boundaries] == [150, 180, 210]
+    assert crd.objective.to_dict() == {
+        "cross_entropy": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "arg", "message"),
+    [
+        (function_matching, "cifar11", "unknown variant 'cifar11': choose from digits"),
+        (function_matching, "pet,schedule=slow", "unknown schedule 'slow'"),
+        (distill, "studnt=x", "unknown config argument 'studnt': choose from methods, teacher"),
+        (distill, "methods=kd+nothing", "unknown method 'nothing'"),
+        (distill, "scratch=maybe", "scratch='maybe' is not int"),
+    ],
+)
+def test_bad_arguments_are_one_line(module, arg, message):
+    with pytest.raises(UserError, match=message):
+        module.get_config(arg)

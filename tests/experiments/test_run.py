@@ -1,0 +1,282 @@
+"""The run folder, going on after an interruption, and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_run import execute, small_config
+
+from experiments import networks, phase, run
+from experiments.report import read_metrics
+from kdjax import checkpoint
+from kdjax.types import UserError
+
+METRICS = {"accuracy", "top5", "nll", "ece"}
+TIMES = ("images_per_second", "eta_seconds", "seconds")
+
+
+def untimed(value):
+    """Without the figures that differ from run to run."""
+    if isinstance(value, dict):
+        return {k: untimed(v) for k, v in value.items() if k not in TIMES}
+    return [untimed(v) for v in value] if isinstance(value, list) else value
+
+
+def snapshot(folder):
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != ".lock")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def test_the_run_folder_holds_what_is_promised(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    assert list(summary["phases"]) == ["teacher", "scratch", "kd"]
+    assert summary["seed"] == 0
+    assert {"jax", "flax", "optax", "orbax-checkpoint"} <= set(summary["versions"])
+    kd = summary["phases"]["kd"]
+    assert kd["model"] == "resnet8"
+    assert kd["parameters"] == 77754  # 78,042 less two of three input channels: 2 * 9 * 16
+    assert kd["steps"] == 6
+    assert set(kd["test"]) == set(kd["train"]) == METRICS | {"agreement", "kl", "teacher_accuracy"}
+    assert set(summary["phases"]["teacher"]["test"]) == METRICS
+    assert kd["test"]["accuracy"] * 596 == pytest.approx(round(kd["test"]["accuracy"] * 596))
+    assert kd["test"]["teacher_accuracy"] == summary["phases"]["teacher"]["test"]["accuracy"]
+    assert json.loads((finished / "config.json").read_text()) == summary["config"]
+    assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
+    rows = read_metrics(finished / "kd" / "metrics.jsonl")
+    assert rows[-1]["step"] == 6
+    assert {"epoch", "images_per_second", "train/loss", "train/kd", "test/agreement"} <= set(
+        rows[-1]
+    )
+    assert any(file.name.startswith("events") for file in (finished / "kd/tensorboard").iterdir())
+
+
+def test_the_reported_accuracy_is_that_of_the_stored_network(finished):
+    trained = networks.load(str(finished / "kd"))
+    data = phase.Data("digits")
+    pixels = data.dataset.test.images / 255.0
+    logits = trained.network.evaluate(trained.variables, pixels.astype(np.float32)).logits
+    correct = int(np.sum(np.argmax(logits, -1) == data.dataset.test.labels))
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["phases"]["kd"]["test"]["accuracy"] == correct / 596
+
+
+def test_a_finished_run_says_so_and_changes_nothing(finished):
+    before = snapshot(finished)
+    summary, printed = execute(small_config(), finished)
+    assert "is finished; nothing was changed" in printed
+    assert snapshot(finished) == before
+    assert summary["phases"]["kd"]["steps"] == 6
+
+
+def test_a_folder_of_another_config_is_refused_with_the_keys(finished):
+    before = snapshot(finished)
+    config = small_config()
+    config.phases.kd.objective.kd.temperature = 2.0
+    with pytest.raises(
+        UserError, match=r"phases\.kd\.objective\.kd\.temperature \(4\.0 there, 2\.0 here\)"
+    ):
+        execute(config, finished)
+    assert snapshot(finished) == before
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not empty and not a run folder"):
+        execute(small_config(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_an_interrupted_run_ends_with_the_same_figures(finished, tmp_path, number):
+    """Interrupted in its second phase, off the steps at which it would have saved anyway."""
+    workdir = tmp_path / "run"
+    script = (
+        "import os, sys; sys.path.insert(0, 'tests')\n"
+        "from small_run import execute, small_config\n"
+        "from experiments import cli, phase\n"
+        "from experiments.report import PhaseLog\n"
+        "advance = PhaseLog.advance\n"
+        "def interrupt(self, step):\n"
+        f"    if self._name == 'scratch' and step == 3: os.kill(os.getpid(), {int(number)})\n"
+        "    advance(self, step)\n"
+        "PhaseLog.advance = interrupt\n"
+        "from pathlib import Path\n"
+        "from absl import flags\n"
+        f"main = lambda: execute(small_config(), Path({str(workdir)!r}))\n"
+        "sys.exit(cli.start(main, sys.argv))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    expected = -signal.SIGKILL if number == signal.SIGKILL else 128 + signal.SIGTERM
+    assert done.returncode == expected, done.stderr
+    assert not (workdir / "summary.json").exists()
+    if number == signal.SIGTERM:
+        assert "SIGTERM" in done.stderr
+        assert checkpoint.Checkpoints(workdir / "scratch/checkpoints", read_only=True).steps() == [
+            2,
+            3,
+        ]
+    summary, _ = execute(small_config(), workdir)
+    undisturbed = json.loads((finished / "summary.json").read_text())
+    assert untimed(summary["phases"]) == untimed(undisturbed["phases"])
+    for name in summary["phases"]:
+        assert untimed(read_metrics(workdir / name / "metrics.jsonl")) == untimed(
+            read_metrics(finished / name / "metrics.jsonl")
+        )
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    with (
+        run._locked(workdir),
+        pytest.raises(UserError, match="another run is working"),
+        run._locked(workdir),
+    ):
+        pytest.fail("the second lock was given")
+
+
+def _damage(folder: Path):
+    for file in folder.rglob("*"):
+        if file.is_file() and file.stat().st_size > 200:
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 0xFF
+            file.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_a_run_of_them_refused(tmp_path):
+    config = small_config()
+    workdir = tmp_path / "run"
+    for name in ("scratch", "kd"):
+        del config.phases[name]
+    first, _ = execute(config, workdir)
+    (workdir / "summary.json").unlink()
+    (workdir / "teacher/result.json").unlink()
+    _damage(workdir / "teacher/checkpoints/6")
+    again, printed = execute(config, workdir)
+    assert "corrupt checkpoint 6" in printed
+    assert "going on from step 4" in printed
+    assert untimed(again["phases"]) == untimed(first["phases"])
+
+    (workdir / "summary.json").unlink()
+    (workdir / "teacher/result.json").unlink()
+    for step in (workdir / "teacher/checkpoints").iterdir():
+        _damage(step)
+    with pytest.raises(UserError, match="corrupt checkpoint"):
+        execute(config, workdir)
+
+
+def test_best_selects_on_validation_and_never_on_test(tmp_path):
+    config = small_config(select="best")
+    del config.phases["scratch"], config.phases["kd"]
+    config.data.validation = 0.2
+    # Learns, then unlearns: the last network is not the best.
+    config.train.optimizer.update(learning_rate=0.5, weight_decay=0.0)
+    config.train.steps = 16
+    config.train.schedule.update(name="step", boundaries=(8.0,), factor=200.0, unit="steps")
+    config.train.optimizer.clip = 1.0
+    summary, _ = execute(config, tmp_path / "run")
+    rows = [r for r in read_metrics(tmp_path / "run/teacher/metrics.jsonl") if "test/accuracy" in r]
+    best = max(row["validation/accuracy"] for row in rows)
+    measured = summary["phases"]["teacher"]
+    assert measured["validation"]["accuracy"] == best
+    assert rows[-1]["validation/accuracy"] < best
+    selected = json.loads((tmp_path / "run/teacher/result.json").read_text())["step"]
+    (row,) = (row for row in rows if row["step"] == selected)
+    assert measured["test"]["accuracy"] == row["test/accuracy"]
+
+
+def test_teachers_and_starts_come_from_other_runs(finished, tmp_path):
+    config = small_config()
+    config.teacher.checkpoint = str(finished / "teacher")
+    config.student.start = str(finished / "scratch")
+    config.student.optimizer.learning_rate = 0.0
+    del config.phases["scratch"]
+    config.phases.kd.teachers = ("teacher", str(finished / "scratch"))
+    summary, _ = execute(config, tmp_path / "run")
+    before = json.loads((finished / "summary.json").read_text())["phases"]
+    assert summary["phases"]["teacher"]["steps"] == 0
+    assert summary["phases"]["teacher"]["test"] == before["teacher"]["test"]
+    start = networks.load(str(finished / "scratch")).variables["params"]
+    after = networks.load(str(tmp_path / "run/kd")).variables["params"]
+    np.testing.assert_array_equal(start["fc"]["kernel"], after["fc"]["kernel"])
+
+
+def test_phases_of_one_architecture_start_differently(finished):
+    first = [
+        read_metrics(finished / name / "metrics.jsonl")[0]["train/cross_entropy"]
+        for name in ("teacher", "scratch")
+    ]
+    assert first[0] != first[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.teacher.update(model="resnet9"), "unknown model 'resnet9'"),
+        (lambda c: c.teacher.update(model=""), "no model given"),
+        (lambda c: c.train.update(dtype="float16"), "unknown dtype 'float16': choose from float32, bfloat16"),
+        (lambda c: c.train.update(mean=(0.5,) * 3, std=(0.5,) * 3), "the images have 1 channel"),
+        (lambda c: c.train.update(mean=(0.5,), std=(0.0,)), "must be positive"),
+        (lambda c: c.train.update(batch_size=0), "batch_size is 0"),
+        (lambda c: c.train.update(accumulate=5), "multiple"),
+        (lambda c: c.train.update(steps=0, epochs=0.0), "has no steps"),
+        (lambda c: c.train.update(steps=-1), "steps is -1"),
+        (lambda c: c.train.update(select="first"), "unknown select 'first': choose from last, best"),
+        (lambda c: c.train.update(select="best"), "set data.validation"),
+        (lambda c: c.train.update(checkpoint="nothing.pth"), "no such phase folder or PyTorch file"),
+        (lambda c: c.train.optimizer.update(name="lion"), "unknown optimizer 'lion'"),
+        (lambda c: c.train.schedule.update(name="sine"), "unknown schedule 'sine'"),
+        (lambda c: c.train.augment.update(teacher_view="blind"), "unknown augment.teacher_view 'blind'"),
+        (lambda c: c.train.augment.update(mixup=1.0), "only 'function_matching'"),
+        (lambda c: c.phases.kd.update(teachers=("nobody",)), "neither an earlier phase"),
+        (lambda c: c.phases.kd.update(teachers=()), "method 'kd' needs a teacher"),
+        (lambda c: c.phases.kd.objective.update(okd={"weight": 1.0}), "unknown method 'okd'"),
+        (lambda c: c.phases.kd.objective.kd.update(tau=1.0), "method 'kd' has no argument tau"),
+        (lambda c: c.data.update(name="cifar10"), "unknown data set 'cifar10': choose from digits"),
+        (lambda c: c.data.update(image_size=9), "data.image_size is 9, but the images are 8x8"),
+        (lambda c: c.data.update(train_examples=5000), "there are 1201 training images"),
+        (lambda c: c.update(devices=3), "devices is 3: there are 2"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, change, message):
+    config = small_config()
+    change(config)
+    with pytest.raises(UserError) as error:
+        execute(config, tmp_path / "run")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+    config = small_config()
+    config.train.optimizer.learning_rate = 1e30
+    with pytest.raises(UserError, match=r"phase 'teacher': the loss is (nan|inf) at step"):
+        execute(config, tmp_path / "run")
+
+
+def test_the_default_folder_is_of_the_config_and_not_of_the_machine():
+    one, same, other = (run.resolve(small_config()) for _ in range(3))
+    same.data.dir, same.devices = "/elsewhere", 1
+    other.seed = 1
+    names = [run.default_workdir("distill", config) for config in (one, same, other)]
+    assert names[0] == names[1] != names[2]
+    assert names[0].parts[0] == "runs"
+
+
+def test_the_process_returns_its_handlers(finished):
+    before = signal.getsignal(signal.SIGTERM)
+    with run._stop_signals() as stop:
+        assert stop() is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        assert stop() == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -1,0 +1,28 @@
+"""A run small enough for a test: two networks of eight layers on digits of 8x8 pixels."""
+
+import io
+
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from configs import common
+from experiments import run
+
+
+def small_config(**changes) -> ConfigDict:
+    """Teacher, scratch and kd, a few steps each; `changes` go to all phases."""
+    config = common.base()
+    config.log_every = 4
+    config.eval_every = 0.05
+    config.train.update(steps=6, batch_size=32, **changes)
+    config.train.augment.update(flip=False, padding=1)
+    config.teacher.model = config.student.model = "resnet8"
+    common.teacher_scratch_kd(config)
+    return config
+
+
+def execute(config, workdir):
+    """Runs a config; returns the summary and what was printed."""
+    console = Console(file=io.StringIO(), width=160)
+    summary = run.run(run.resolve(config), workdir, console)
+    return summary, console.file.getvalue()
