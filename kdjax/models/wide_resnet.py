@@ -26,6 +26,13 @@ class WideResNet(Model):
     blocks: int = 1
     width: int = 1
 
+    # The CIFAR-10 survey's files, and those of the zero-shot paper's reproduction.
+    torch_aliases = (
+        (r"^layer(\d)\.(layer\.)?", r"block\1.layer."),
+        (r"\.shortcut\.0\.", ".convShortcut."),
+        (r"^linear\.", "fc."),
+    )
+
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Outputs:
         norm = self.batch_norm(train)
@@ -49,9 +56,7 @@ class WideResNet(Model):
             taps[f"stage{stage}"] = x
         taps["stage3_pre"] = norm(name="bn1")(x)
         taps["pre_logits"] = global_average_pool(nn.relu(taps["stage3_pre"]))
-        logits = self.classifier(
-            taps["pre_logits"], name="fc", bias_init=jax.nn.initializers.zeros
-        )
+        logits = self.classifier(taps["pre_logits"], name="fc", bias_init=jax.nn.initializers.zeros)
         return Outputs(logits, taps)
 
 
