@@ -18,7 +18,7 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -326,7 +326,7 @@ def convert(name: str, state_dict: Mapping[str, Any], **attributes: Any) -> Vari
       UserError: if keys or shapes do not fit the model; the one line lists all that
         is missing, left over or of another shape.
     """
-    model, template = _template(name, attributes)
+    model, template = _template(name, attributes, state_dict)
     wanted = {key: _to_torch_shape(leaf.shape) for key, leaf in _by_torch_key(template)}
     counters = {_counter(key) for key in wanted if key.endswith(".running_var")}
     found: dict[str, np.ndarray] = {}
@@ -375,11 +375,9 @@ def export(
     Raises:
       UserError: if the variables are not those of the model.
     """
-    _, template = _template(name, attributes)
-    wanted, given = (
-        {key: tuple(np.shape(leaf)) for key, leaf in _by_torch_key(tree)}
-        for tree in (template, variables)
-    )
+    given = {key: tuple(np.shape(leaf)) for key, leaf in _by_torch_key(variables)}
+    _, template = _template(name, attributes, given)
+    wanted = {key: tuple(leaf.shape) for key, leaf in _by_torch_key(template)}
     if given != wanted:
         left_over = [key for key in given if key not in wanted]
         raise UserError(f"variables do not fit {name}: {_misfit(given, wanted, left_over)}")
@@ -392,9 +390,9 @@ def export(
     return state_dict
 
 
-def _template(name: str, attributes: Mapping[str, Any]) -> tuple[Any, PyTree]:
-    """The model and the shapes of its variables."""
-    model: Any = models.create(name, **attributes)
+def _template(name: str, attributes: Mapping[str, Any], keys: Iterable[str]) -> tuple[Any, PyTree]:
+    """The model that the PyTorch keys belong to, and the shapes of its variables."""
+    model: Any = models.create(name, **attributes).for_torch_keys(keys)
     init = functools.partial(model.init, jax.random.key(0))
     return model, jax.eval_shape(init, model.example())
 

@@ -6,7 +6,7 @@ in place of `.`, so that one rule translates a state dict (`kdjax.torch_import`)
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -49,6 +49,10 @@ class Layers(nn.Module):
     # Other spellings of state-dict keys in published files: `re.sub` pairs that
     # give the spelling which the names of the submodules follow.
     torch_aliases: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+    def for_torch_keys(self, keys: Iterable[str]) -> "Layers":
+        """The variant of this network that a state dict with these keys belongs to."""
+        return self
 
     def batch_norm(self, train: bool) -> Callable[..., Any]:
         """`nn.BatchNorm` as PyTorch configures it (its momentum 0.1 is Flax's 0.9).
