@@ -222,7 +222,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
+            return name
         if (module, name) not in _GLOBALS:
             raise UserError(
                 f"it holds the Python object {module}.{name}, which is not loaded because it "
@@ -234,7 +234,7 @@ class _Unpickler(pickle.Unpickler):
         kind, dtype, key, _, size, *view = pid
         if kind != "storage" or any(part is not None for part in view):
             raise UserError("it holds views on storages, as only very old PyTorch wrote")
-        return self.storages.setdefault(key, _Storage(key, dtype, size))
+        return self.storages.setdefault(key, _Storage(key, _STORAGES[dtype], size))
 
 
 def _read_torch(data: bytes) -> Any:

@@ -33,6 +33,14 @@ def names() -> list[str]:
     return sorted(_MODELS)
 
 
+def check_name(name: str) -> None:
+    """Raises a UserError that names the closest and all models if `name` is none of them."""
+    if name not in _MODELS:
+        close = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise UserError(f"unknown model {name!r}: {hint}choose from {', '.join(names())}")
+
+
 def create(name: str, **attributes: Any) -> Layers:
     """The network called `name`, as a Flax module.
 
@@ -53,10 +61,7 @@ def create(name: str, **attributes: Any) -> Layers:
       UserError: if there is no such model, or it has no such attribute, or one
         that it needs is missing or no positive integer.
     """
-    if name not in _MODELS:
-        close = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise UserError(f"unknown model {name!r}: {hint}choose from {', '.join(names())}")
+    check_name(name)
     known = inspect.signature(_MODELS[name]).parameters
     allowed = [key for key in known if key not in ("parent", "name")]
     unknown = [key for key in attributes if key not in allowed]

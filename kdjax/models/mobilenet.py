@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 
 from kdjax.models.layers import Model, global_average_pool
-from kdjax.types import Array, Outputs
+from kdjax.types import Array, Outputs, UserError
 
 Names = tuple[str, str]  # of a convolution and of the norm that follows it
 
@@ -87,17 +87,13 @@ class MobileNet(Model):
     RepDistiller. `pre_logits` is the pooled last convolution; in V3 the hidden
     layer that follows it.
 
-    Where the plan has dropout, it acts if `apply` gets `rngs={"dropout": key}`.
-
-    Attributes:
-      plan: the layers.
+    Dropout, which all but RepDistiller's have before the classifier, acts if `apply`
+    gets `rngs={"dropout": key}`.
     """
-
-    plan: Plan = dataclasses.field(kw_only=True)
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Outputs:
-        plan = self.plan
+        plan = self.plan()
         norm = partial(self.batch_norm(train), momentum=plan.momentum, epsilon=plan.epsilon)
         names, width, stride = plan.stem
         x = self.check_images(images)
@@ -115,6 +111,10 @@ class MobileNet(Model):
         taps["pre_logits"] = x
         x = self.drop(x, plan.dropout, train)
         return Outputs(self.classifier(x, name=plan.head, **_LINEAR), taps)
+
+    def plan(self) -> Plan:
+        """The layers."""
+        raise NotImplementedError
 
     def _inverted_residual(self, x: Array, block: Block, norm: Callable[..., nn.Module]) -> Array:
         y = x
@@ -173,7 +173,8 @@ def _v2_stages(
     Args:
       stem: channels that the first block gets.
       width: from channels in the paper to channels here.
-      block: from group, place in the group and expansion to the block's names.
+      block: from group, place in the group and expansion to a block that lacks
+        but its channels and stride.
     """
     groups = []
     channels = stem
@@ -185,49 +186,66 @@ def _v2_stages(
             blocks.append(make(expansion * channels, width(features), step))
             channels = width(features)
         groups.append(tuple(blocks))
-    first, second, third, fourth, fifth, sixth, seventh = groups
-    return first + second, third, fourth + fifth, sixth + seventh
+    return groups[0] + groups[1], groups[2], groups[3] + groups[4], groups[5] + groups[6]
 
 
-def _repdistiller_v2(factor: float) -> Plan:
-    def block(group: int, index: int, expansion: int) -> partial[Block]:
-        name = f"blocks_{group}_{index}_conv"
-        pairs = [(f"{name}_{i}", f"{name}_{i + 1}") for i in (0, 3, 6)]
-        return partial(Block, expand=pairs[0], depthwise=pairs[1], project=pairs[2])
+class MobileNetV2Half(MobileNet):
+    """RepDistiller's V2: ReLU, stem of stride 2, channels rounded down.
 
-    stem = int(32 * factor)
-    return Plan(
-        stem=(("conv1_0", "conv1_1"), stem, 2),
-        stages=_v2_stages(stem, lambda channels: int(channels * factor), block),
-        last=(("conv2_0", "conv2_1"), int(1280 * max(1.0, factor))),
-        head="classifier_0",
-    )
+    Attributes:
+      factor: of the channels.
+    """
 
+    factor: float = 0.5
 
-def _cifar_v2(factor: float) -> Plan:
-    def block(group: int, index: int, expansion: int) -> partial[Block]:
-        # One sequence holds stem, blocks and last convolution.
-        number = 1 + sum(count for _, _, count, _ in _V2_GROUPS[:group]) + index
-        name = f"features_{number}_conv"
-        pairs = [(f"{name}_{i}_0", f"{name}_{i}_1") for i in (0, 1)]
-        last = 2 if expansion > 1 else 1
-        return partial(
-            Block,
-            expand=pairs[0] if expansion > 1 else None,
-            depthwise=pairs[last - 1],
-            project=(f"{name}_{last}", f"{name}_{last + 1}"),
-            activation=nn.relu6,
+    def plan(self) -> Plan:
+        def block(group: int, index: int, expansion: int) -> partial[Block]:
+            name = f"blocks_{group}_{index}_conv"
+            pairs = [(f"{name}_{i}", f"{name}_{i + 1}") for i in (0, 3, 6)]
+            return partial(Block, expand=pairs[0], depthwise=pairs[1], project=pairs[2])
+
+        stem = int(32 * self.factor)
+        return Plan(
+            stem=(("conv1_0", "conv1_1"), stem, 2),
+            stages=_v2_stages(stem, lambda channels: int(channels * self.factor), block),
+            last=(("conv2_0", "conv2_1"), int(1280 * max(1.0, self.factor))),
+            head="classifier_0",
         )
 
-    stem = _rounded(32 * factor)
-    return Plan(
-        stem=(("features_0_0", "features_0_1"), stem, 1),
-        stages=_v2_stages(stem, lambda channels: _rounded(channels * factor), block),
-        last=(("features_18_0", "features_18_1"), _rounded(1280 * max(1.0, factor))),
-        head="classifier_1",
-        activation=nn.relu6,
-        dropout=0.2,
-    )
+
+class MobileNetV2(MobileNet):
+    """V2 of pytorch-cifar-models: ReLU6, stem of stride 1, channels in multiples of 8.
+
+    Attributes:
+      factor: of the channels.
+    """
+
+    factor: float = 1.0
+
+    def plan(self) -> Plan:
+        def block(group: int, index: int, expansion: int) -> partial[Block]:
+            # One sequence holds stem, blocks and last convolution.
+            number = 1 + sum(count for _, _, count, _ in _V2_GROUPS[:group]) + index
+            name = f"features_{number}_conv"
+            pairs = [(f"{name}_{i}_0", f"{name}_{i}_1") for i in (0, 1)]
+            last = 2 if expansion > 1 else 1
+            return partial(
+                Block,
+                expand=pairs[0] if expansion > 1 else None,
+                depthwise=pairs[last - 1],
+                project=(f"{name}_{last}", f"{name}_{last + 1}"),
+                activation=nn.relu6,
+            )
+
+        stem = _rounded(32 * self.factor)
+        return Plan(
+            stem=(("features_0_0", "features_0_1"), stem, 1),
+            stages=_v2_stages(stem, lambda channels: _rounded(channels * self.factor), block),
+            last=(("features_18_0", "features_18_1"), _rounded(1280 * max(1.0, self.factor))),
+            head="classifier_1",
+            activation=nn.relu6,
+            dropout=0.2,
+        )
 
 
 # Table 2 of the V3 paper: kernel, expanded, features, squeeze-and-excite, activation, stride.
@@ -249,51 +267,64 @@ _V3_SMALL = (
 )
 
 
-def _v3_small() -> Plan:
-    stages = []
-    channels, number = 16, 0
-    for rows in _V3_SMALL:
-        stage = []
-        for kernel, expanded, features, squeeze, activation, stride in rows:
-            number += 1
-            # A block is a sequence of those of its four parts that it has.
-            parts = ["expand"] * (expanded != channels) + ["depthwise"]
-            parts += ["squeeze"] * squeeze + ["project"]
-            name = {part: f"features_{number}_block_{i}" for i, part in enumerate(parts)}
-            pair = {part: (f"{prefix}_0", f"{prefix}_1") for part, prefix in name.items()}
-            stage.append(
-                Block(
-                    expanded=expanded,
-                    features=features,
-                    stride=stride,
-                    expand=pair.get("expand"),
-                    depthwise=pair["depthwise"],
-                    project=pair["project"],
-                    kernel=kernel,
-                    activation=activation,
-                    squeeze=name.get("squeeze"),
+class MobileNetV3Small(MobileNet):
+    """V3-small of torchvision.
+
+    Attributes:
+      stem: "imagenet", or "cifar" for stride 1 in the stem and the first block,
+        which leaves 4x4 instead of 1x1 of a 32x32 image. Weights fit both.
+    """
+
+    stem: str = "imagenet"
+
+    def plan(self) -> Plan:
+        if self.stem not in ("imagenet", "cifar"):
+            raise UserError(f"stem={self.stem!r}: choose 'imagenet' or 'cifar'")
+        first_stride = 2 if self.stem == "imagenet" else 1
+        stages = []
+        channels, number = 16, 0
+        for rows in _V3_SMALL:
+            stage = []
+            for kernel, expanded, features, squeeze, activation, stride in rows:
+                number += 1
+                # A block is a sequence of those of its four parts that it has.
+                parts = ["expand"] * (expanded != channels) + ["depthwise"]
+                parts += ["squeeze"] * squeeze + ["project"]
+                name = {part: f"features_{number}_block_{i}" for i, part in enumerate(parts)}
+                pair = {part: (f"{prefix}_0", f"{prefix}_1") for part, prefix in name.items()}
+                stage.append(
+                    Block(
+                        expanded=expanded,
+                        features=features,
+                        stride=first_stride if number == 1 else stride,
+                        expand=pair.get("expand"),
+                        depthwise=pair["depthwise"],
+                        project=pair["project"],
+                        kernel=kernel,
+                        activation=activation,
+                        squeeze=name.get("squeeze"),
+                    )
                 )
-            )
-            channels = features
-        stages.append(tuple(stage))
-    return Plan(
-        stem=(("features_0_0", "features_0_1"), 16, 2),
-        stages=tuple(stages),
-        last=(("features_12_0", "features_12_1"), 576),
-        head="classifier_3",
-        hidden=("classifier_0", 1024),
-        activation=nn.hard_swish,
-        dropout=0.2,
-        momentum=0.99,
-        epsilon=1e-3,
-    )
+                channels = features
+            stages.append(tuple(stage))
+        return Plan(
+            stem=(("features_0_0", "features_0_1"), 16, first_stride),
+            stages=tuple(stages),
+            last=(("features_12_0", "features_12_1"), 576),
+            head="classifier_3",
+            hidden=("classifier_0", 1024),
+            activation=nn.hard_swish,
+            dropout=0.2,
+            momentum=0.99,
+            epsilon=1e-3,
+        )
 
 
 MODELS: dict[str, Callable[..., Model]] = {
-    "mobilenetv2_half": partial(MobileNet, plan=_repdistiller_v2(0.5)),
-    "mobilenetv2_x0_5": partial(MobileNet, plan=_cifar_v2(0.5)),
-    "mobilenetv2_x0_75": partial(MobileNet, plan=_cifar_v2(0.75)),
-    "mobilenetv2_x1_0": partial(MobileNet, plan=_cifar_v2(1.0)),
-    "mobilenetv2_x1_4": partial(MobileNet, plan=_cifar_v2(1.4)),
-    "mobilenetv3_small": partial(MobileNet, plan=_v3_small()),
+    "mobilenetv2_half": MobileNetV2Half,
+    "mobilenetv2_x0_5": partial(MobileNetV2, factor=0.5),
+    "mobilenetv2_x0_75": partial(MobileNetV2, factor=0.75),
+    "mobilenetv2_x1_0": partial(MobileNetV2, factor=1.0),
+    "mobilenetv2_x1_4": partial(MobileNetV2, factor=1.4),
+    "mobilenetv3_small": MobileNetV3Small,
 }
