@@ -12,9 +12,9 @@ class LeNet(Model):
     """Two unpadded 5x5 convolutions, two hidden linear layers.
 
     Taps: `stageK_pre` and `stageK` are convolution K before and after its ReLU,
-    K = 1, 2, before the max pool (the original's activations are the `_pre` ones);
-    it has no stem of its own: `stem` is `stage1`. `pre_logits` is the second hidden
-    layer after its ReLU [b, 84].
+    K = 1, 2, before the max pool (the original returns what comes after its ReLUs,
+    which write in place); it has no stem of its own: `stem` is `stage1`.
+    `pre_logits` is the second hidden layer after its ReLU [b, 84].
 
     Images are 16x16 or larger; weights belong to one size of images.
     """

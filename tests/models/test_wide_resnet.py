@@ -1,0 +1,34 @@
+import jax
+import numpy as np
+import pytest
+
+from kdjax import models
+
+
+def test_variables_say_where_the_shortcut_starts():
+    """The same numbers under the reproduction's names give another function."""
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    model = models.create("wrn_10_1", num_classes=10)
+    raw_model = models.create("wrn_10_1", num_classes=10, raw_shortcut=True)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    raw_variables = {
+        "params": {
+            name.replace("convShortcut", "shortcut_0"): leaf
+            for name, leaf in variables["params"].items()
+        },
+        "batch_stats": variables["batch_stats"],
+    }
+    apply = jax.jit(model.apply)
+    raw = apply(raw_variables, images).logits
+    np.testing.assert_allclose(jax.jit(raw_model.apply)(raw_variables, images).logits, raw)
+    assert np.abs(apply(variables, images).logits - raw).max() > 1e-3
+
+
+@pytest.mark.parametrize("raw_shortcut", [False, True])
+def test_names(raw_shortcut):
+    model = models.create("wrn_10_1", num_classes=10, raw_shortcut=raw_shortcut)
+    params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), model.example())["params"]
+    expected = "shortcut_0" if raw_shortcut else "convShortcut"
+    assert [name for name in params if "hortcut" in name] == [
+        f"block{stage}_layer_0_{expected}" for stage in (2, 3)
+    ]
