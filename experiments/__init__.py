@@ -1,1 +1,1 @@
-"""Programs on top of the library: training, evaluation, tables."""
+"""The command line: trains teachers, distils students, evaluates and reports."""

@@ -21,6 +21,11 @@ class UserError(ValueError):
     """
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an exception says, for use inside a UserError."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class Outputs(NamedTuple):
     """What a network gives for a batch of images.
 
@@ -153,6 +158,19 @@ class TrainState:
     method_state: PyTree
     opt_state: PyTree
     ema: PyTree
+
+    @classmethod
+    def of_variables(cls, variables: Variables) -> "TrainState":
+        """A state that holds a network which is not being trained."""
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            method_params={},
+            method_state={},
+            opt_state={},
+            ema={},
+        )
 
     @property
     def variables(self) -> Variables:

@@ -1,0 +1,1 @@
+"""Measurements: kdjax beside PyTorch on the same work, never run as tests."""

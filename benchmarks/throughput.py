@@ -1,0 +1,127 @@
+"""Images a second of the real train step, on the device at hand.
+
+    python -m benchmarks.throughput --teacher=wrn_16_2 --student=wrn_16_1 \\
+        --batch_size=128 --steps=20
+
+Steps alone: data resident on the device, crop and flip inside the step, SGD, synchronised
+batch norm; no evaluation, no checkpoints. The last line is one JSON object.
+"""
+
+import json
+import resource
+import statistics
+import sys
+import time
+
+import numpy as np
+from absl import flags
+
+from experiments import cli
+
+_TEACHER = flags.DEFINE_string("teacher", "wrn_16_2", "Model, or empty for none.")
+_STUDENT = flags.DEFINE_string("student", "wrn_16_1", "Model.")
+_METHODS = flags.DEFINE_string("methods", "kd", "Methods joined by +, besides cross-entropy.")
+_BATCH = flags.DEFINE_integer("batch_size", 128, "Images a step.")
+_STEPS = flags.DEFINE_integer("steps", 20, "Steps a repetition.")
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Repetitions; the median counts.")
+_DTYPE = flags.DEFINE_string("dtype", "float32", "float32 or bfloat16.")
+_SIZE = flags.DEFINE_integer("image_size", 32, "Side of the images.")
+_CLASSES = flags.DEFINE_integer("num_classes", 10, "Classes.")
+_PER_CALL = flags.DEFINE_integer("steps_per_call", 0, "0: the platform's default.")
+_SYNC = flags.DEFINE_bool("sync_batch_norm", True, "Synchronise batch norm over devices.")
+
+
+def main() -> None:
+    """Measures what the flags describe."""
+    import jax
+
+    from experiments import networks
+    from kdjax import distillers, optimizers, parallel, train
+    from kdjax.data import batches, views
+
+    size, k, b = _SIZE.value, _CLASSES.value, _BATCH.value
+    devices = parallel.Devices.dividing(b)
+    what = dict(num_classes=k, in_channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, dtype=_DTYPE.value)
+    student = networks.create(
+        _STUDENT.value, **what, axis_name=parallel.AXIS if _SYNC.value else None
+    )
+    teachers = [networks.create(_TEACHER.value, **what)] if _TEACHER.value else []
+    names = _METHODS.value.split("+") if teachers else []
+    distiller = distillers.weighted_sum(
+        cross_entropy=(0.1, distillers.cross_entropy()),
+        **{name: (0.9, distillers.create(name)) for name in names},
+    )
+    optimizer = optimizers.create("sgd", 0.05, weight_decay=5e-4)
+    step = devices.map(
+        train.make_train_step(
+            student=student,
+            distiller=distiller,
+            optimizer=optimizer,
+            views=views.make_views(num_classes=k, image_size=size),
+            teachers=teachers,
+            axis_name=parallel.AXIS,
+        ),
+        in_axes=(None, None, None, 0, None),
+        donate_argnums=0,
+    )
+    source = np.random.default_rng(0)
+    n = 10_000
+    data = {
+        "images": source.integers(0, 256, (n, size, size, 3), np.uint8),
+        "labels": source.integers(0, k, n, np.int32),
+    }
+    shape = (size, size, 3)
+    variables = tuple(
+        jax.jit(t.init)(jax.random.key(1), np.zeros((1, *shape), np.float32)) for t in teachers
+    )
+    state = jax.jit(
+        lambda rng, variables: train.init_state(
+            rng, student=student, distiller=distiller, optimizer=optimizer, image_shape=shape,
+            num_classes=k, batch_size=b, teachers=teachers, teacher_variables=variables,
+            train_labels=data["labels"],
+        )
+    )(jax.random.key(0), variables)  # fmt: skip
+    state, variables, data, key = devices.replicate((state, variables, data, jax.random.key(2)))
+    per_call = _PER_CALL.value or parallel.default_steps_per_call()
+    calls = max(1, _STEPS.value // per_call)
+
+    def batch(call: int) -> dict[str, np.ndarray]:
+        index = np.stack(
+            [batches.positions(n, b, 0, call * per_call + i) for i in range(per_call)]
+        )
+        return {"index": devices.shard(index, axis=1)}
+
+    start = time.perf_counter()
+    state, metrics = step(state, variables, data, batch(0), key)
+    jax.block_until_ready(metrics)
+    compile_seconds = time.perf_counter() - start
+    speeds = []
+    for _ in range(_REPEATS.value):
+        start = time.perf_counter()
+        for call in range(calls):
+            state, metrics = step(state, variables, data, batch(call), key)
+        jax.block_until_ready(metrics)
+        speeds.append(calls * per_call * b / (time.perf_counter() - start))
+        print(f"{speeds[-1]:,.1f} images/s")
+    print(
+        json.dumps(
+            {
+                "images_per_second": statistics.median(speeds),
+                "compile_seconds": compile_seconds,
+                "device": devices.devices[0].device_kind,
+                "devices": len(devices),
+                "dtype": _DTYPE.value,
+                "teacher": _TEACHER.value,
+                "student": _STUDENT.value,
+                "methods": _METHODS.value,
+                "batch_size": b,
+                "steps_per_call": per_call,
+                "sync_batch_norm": _SYNC.value,
+                "host_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.start(main, sys.argv))

@@ -1,0 +1,58 @@
+"""What the commands share: one line for a mistake, exit status 2, no traceback."""
+
+import ast
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags, logging
+
+from experiments.phase import Interrupted
+from kdjax import parallel
+from kdjax.types import UserError, first_line
+
+
+def fail(message: str) -> int:
+    """Prints the one line and gives the exit status."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def start(main: Callable[[], None], argv: Sequence[str]) -> int:
+    """Sets the machine up, parses flags, runs `main` and gives the exit status."""
+    logging.set_verbosity(logging.ERROR)
+    parallel.set_up_host()
+    try:
+        rest = flags.FLAGS(argv)[1:]
+        if rest:
+            raise UserError(f"unexpected argument {rest[0]!r}: flags are --name=value")
+    except UserError as error:
+        return fail(str(error))
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        # config_flags lets the config file's own exceptions through.
+        return fail(_flag_error(error))
+    try:
+        main()
+    except UserError as error:
+        return fail(str(error))
+    except Interrupted as error:
+        print(f"stopped by {error}; the same command goes on from here", file=sys.stderr)
+        return 128 + error.number
+    except OSError as error:
+        # A config file that is not there shows when the config is first looked at.
+        missing = "Failed loading config file" in str(error)
+        return fail(str(error).splitlines()[-1] if missing else first_line(error))
+    return 0
+
+
+def _flag_error(error: BaseException) -> str:
+    """What matters of an error in the flags, which may carry a whole traceback as its message."""
+    message = str(error.args[0])
+    while message[:1] in ("'", '"') and message[:1] == message[-1:]:
+        # A KeyError shows the representation of its message, and so does one made from it.
+        message = ast.literal_eval(message)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if isinstance(error, (AttributeError, KeyError)):
+        return f"unknown config key {' '.join(lines)}"
+    if "Traceback (most recent call last):" in message:
+        return lines[-1].removeprefix("kdjax.types.UserError: ")
+    return " ".join(lines)

@@ -1,0 +1,91 @@
+"""Evaluates a trained network on any data set and split; with two, compares them.
+
+    python -m experiments.evaluate --a=RUN/PHASE [--b=RUN/PHASE] [--data=NAME] [--split=test]
+
+`--a` and `--b` are folders of phases, or PyTorch files as `MODEL=FILE` (then `--data` is
+needed). Prints one JSON object: the metrics of each and, with two, their `agreement`
+and `kl`, KL(b || a) in nats, b being the reference.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from experiments import cli
+from kdjax import parallel
+from kdjax.types import UserError
+
+_A = flags.DEFINE_string("a", None, "RUN/PHASE, or MODEL=FILE for a PyTorch file.")
+_B = flags.DEFINE_string("b", None, "A second network, the reference of the comparison.")
+_DATA = flags.DEFINE_string("data", None, "Data set; by default that of the run of --a.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Where tfds keeps its data.")
+_SPLIT = flags.DEFINE_string("split", "test", "train, validation, test, or a split of tfds.")
+_RESIZE = flags.DEFINE_integer("resize", None, "Side of the images; by default the network's.")
+_MEAN = flags.DEFINE_list("mean", [], "Normalisation of a PyTorch file; by default measured.")
+_STD = flags.DEFINE_list("std", [], "Likewise.")
+
+_OWN_SPLITS = ("train", "validation", "test")
+
+
+def main() -> None:
+    """Evaluates what the flags name."""
+    from experiments import files, networks
+    from experiments.phase import Data, Evaluator, summarize
+
+    described: dict = {}
+    folder = Path(_A.value)
+    if (folder / "network.json").exists():
+        described = files.read_json(folder / "network.json")
+    if _DATA.value:
+        options = {"name": _DATA.value, "dir": _DATA_DIR.value}
+        options |= {key: described[key] for key in ("resize", "image_size") if key in described}
+    elif (folder.parent / "config.json").exists():
+        options = files.read_json(folder.parent / "config.json")["data"]
+        options["dir"] = _DATA_DIR.value or options["dir"]
+    else:
+        raise UserError(f"--a={_A.value} is not a phase of a run: set --data")
+    if _RESIZE.value is not None:
+        options |= {"resize": _RESIZE.value, "image_size": 0}
+    split = _SPLIT.value
+    if split not in _OWN_SPLITS:
+        options["test_split"], split = split, "test"
+    data = Data(**options)
+    if split not in data.dataset.splits():
+        raise UserError(
+            f"no split {split!r}: choose from {', '.join(data.dataset.splits())}"
+        )
+    labels = data.dataset.splits()[split].labels
+    devices = parallel.Devices.dividing(len(labels))
+    result: dict = {"data": options["name"], "split": _SPLIT.value, "images": len(labels)}
+    logits = {}
+    for name, reference in (("a", _A.value), ("b", _B.value)):
+        if reference is None:
+            continue
+        mean, std = ([_number(x) for x in flag.value] for flag in (_MEAN, _STD))
+        measured = data.statistics() if not (mean and std) and "=" in reference else ([], [])
+        trained = networks.load(
+            reference, num_classes=data.dataset.num_classes, in_channels=data.channels,
+            mean=mean or measured[0], std=std or measured[1],
+        )  # fmt: skip
+        evaluator = Evaluator(trained.network, data, devices)
+        logits[name] = evaluator.logits(devices.replicate(trained.variables), split)
+        result[name] = {"network": reference, "model": trained.name}
+        result[name] |= summarize(logits[name], labels)
+    if "b" in logits:
+        compared = summarize(logits["a"], labels, logits["b"])
+        result |= {key: compared[key] for key in ("agreement", "kl")}
+    print(json.dumps(result, indent=2))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"--mean and --std take numbers, got {text!r}") from None
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("a")
+    sys.exit(cli.start(main, sys.argv))

@@ -1,0 +1,44 @@
+"""Writing files so that a reader, or a run killed half-way, never sees half of one."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from kdjax.types import UserError, first_line
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replaces a file as a whole.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {str(path)!r}: {first_line(error)}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces a JSON file as a whole."""
+    write(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+      UserError: if it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r}: {first_line(error)}") from None
+    except ValueError as error:
+        raise UserError(f"{str(path)!r} is not JSON: {first_line(error)}") from None

@@ -1,0 +1,181 @@
+"""Trained networks by reference: a phase's folder, or a PyTorch file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments import files
+from kdjax import checkpoint, models
+from kdjax.types import Network, UserError, Variables, first_line
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".safetensors")
+
+
+class Trained(NamedTuple):
+    """A network with its variables.
+
+    Attributes:
+      network: the model and its normalisation.
+      variables: `{"params", "batch_stats"}`.
+      name: of the model.
+    """
+
+    network: Network
+    variables: Variables
+    name: str
+
+
+def create(
+    model: str,
+    *,
+    num_classes: int,
+    in_channels: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: str = "float32",
+    axis_name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Network:
+    """A model, with its own `options`, and its normalisation.
+
+    Raises:
+      UserError: on an unknown model, option or dtype, or a normalisation of another number
+        of channels.
+    """
+    if not model:
+        raise UserError(f"no model given: choose from {', '.join(models.names())}")
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}: choose from {', '.join(DTYPES)}")
+    for what, values in (("mean", mean), ("std", std)):
+        if len(values) != in_channels:
+            raise UserError(
+                f"{what} is {tuple(values)}; the images have {in_channels} "
+                f"channel{'s' if in_channels > 1 else ''}"
+            )
+    if min(std) <= 0:
+        raise UserError(f"std is {tuple(std)}; it must be positive")
+    try:
+        module = models.create(
+            model,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            dtype=DTYPES[dtype],
+            axis_name=axis_name,
+            **(options or {}),
+        )
+    except TypeError as error:
+        raise UserError(f"model {model!r}: {first_line(error)}") from None
+    return Network(module, tuple(map(float, mean)), tuple(map(float, std)))
+
+
+def describe(model: str, network: Network, **more: Any) -> dict[str, Any]:
+    """What `network.json` holds: enough to build the network again, and to feed it."""
+    return {
+        "model": model,
+        "num_classes": network.module.num_classes,
+        "in_channels": network.module.in_channels,
+        "mean": list(network.mean),
+        "std": list(network.std),
+        **more,
+    }
+
+
+def load(
+    reference: str,
+    *,
+    model: str = "",
+    num_classes: int = 0,
+    in_channels: int = 0,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    dtype: str = "float32",
+    options: Mapping[str, Any] | None = None,
+) -> Trained:
+    """A trained network.
+
+    Args:
+      reference: `RUN/PHASE`, the folder of a phase; the other arguments but `dtype` are
+        then read from it, and must agree where they are given. Or a PyTorch file, as
+        `FILE` or `MODEL=FILE`.
+      model: name of the model, needed for a PyTorch file.
+      num_classes: needed for a PyTorch file.
+      in_channels: needed for a PyTorch file.
+      mean: needed for a PyTorch file.
+      std: needed for a PyTorch file.
+      dtype: of the computation.
+      options: the model's own, for a PyTorch file.
+
+    Raises:
+      UserError: if there is no such file or folder, it is damaged, or does not fit.
+    """
+    named, equals, file = reference.partition("=")
+    if equals:
+        model, reference = named, file
+    path = Path(reference)
+    if path.is_dir():
+        return _load_phase(path, dtype, model=model, num_classes=num_classes, in_channels=in_channels)
+    if not path.exists():
+        raise UserError(f"no such phase folder or PyTorch file: {reference!r}")
+    if path.suffix not in TORCH_SUFFIXES:
+        raise UserError(f"{reference!r} is not a PyTorch file: {', '.join(TORCH_SUFFIXES)}")
+    from kdjax import torch_import
+
+    network = create(
+        model, num_classes=num_classes, in_channels=in_channels, mean=mean, std=std,
+        dtype=dtype, options=options,
+    )  # fmt: skip
+    variables = torch_import.convert(
+        model, torch_import.load(path), num_classes=num_classes, in_channels=in_channels
+    )
+    return Trained(network, variables, model)
+
+
+def _load_phase(folder: Path, dtype: str, **given: Any) -> Trained:
+    if not (folder / "network.json").exists():
+        phases = sorted(path.parent.name for path in folder.glob("*/network.json"))
+        hint = f": name one of its phases, {', '.join(phases)}" if phases else ""
+        raise UserError(f"{str(folder)!r} is not the folder of a phase{hint}")
+    described = files.read_json(folder / "network.json")
+    for key, value in given.items():
+        if value and value != described[key]:
+            raise UserError(
+                f"{str(folder)!r} has {key} {described[key]}, but {value} is needed here"
+            )
+    network = create(
+        described["model"],
+        **{key: described[key] for key in ("num_classes", "in_channels", "mean", "std", "options")},
+        dtype=dtype,
+    )
+    stored = checkpoint.Checkpoints(folder / "checkpoints", read_only=True)
+    steps = stored.steps()
+    if not steps:
+        raise UserError(f"{str(folder)!r} has no checkpoint yet")
+    result = folder / "result.json"
+    step = files.read_json(result)["step"] if result.exists() else steps[-1]
+    arrays, _ = stored.read(step)
+    return Trained(network, student_variables(arrays, network, described, folder), described["model"])
+
+
+def student_variables(
+    arrays: dict[str, Any], network: Network, described: dict[str, Any], where: Path
+) -> Variables:
+    """The student out of a checkpoint's arrays: its average where one was kept."""
+    prefix = ".ema" if any(key.startswith(".ema[") for key in arrays) else "."
+    size = described["image_size"]
+    shape = (1, size, size, described["in_channels"])
+    like = jax.eval_shape(
+        lambda: network.init(jax.random.key(0), jnp.zeros(shape, jnp.float32))
+    )
+
+    def name(key: str) -> str:
+        # ['params']['fc'] in the variables is .params['fc'] in the state, .ema['params']['fc']
+        # in its average.
+        collection, rest = key[2:].split("']", 1)
+        return prefix + (key if prefix == ".ema" else collection + rest)
+
+    found = {key: arrays[name(key)] for key in checkpoint.flatten(like) if name(key) in arrays}
+    return checkpoint.unflatten(found, like, f"the checkpoint of {str(where)!r}")

@@ -1,0 +1,596 @@
+"""One phase: trains a network with an objective, or takes a trained one, and evaluates it."""
+
+import dataclasses
+import math
+import signal
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from experiments import files, networks
+from experiments.networks import Trained
+from experiments.report import PhaseLog
+from kdjax import checkpoint, distillers, metrics, optimizers, parallel, schedules, train
+from kdjax.data import batches, sources, views
+from kdjax.types import Distiller, Network, TrainState, UserError, Variables
+
+SELECT = ("last", "best")
+_EVALUATION_BATCH = 500
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and has saved what it had."""
+
+    def __init__(self, number: int):
+        """Takes the signal's number."""
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Data:
+    """A data set on the devices, shared by all phases."""
+
+    def __init__(
+        self, name: str, *, resize: int = 0, image_size: int = 0, workers: int = 0, **options: Any
+    ):
+        """Reads a data set.
+
+        Args:
+          name: as for `kdjax.data.sources.load`.
+          resize: likewise.
+          image_size: side of what the networks see; 0 for the images' shorter side.
+          workers: processes that decode splits too large for memory.
+          **options: further arguments of `sources.load`.
+
+        Raises:
+          UserError: if it cannot be read, or `image_size` is more than there is.
+        """
+        self.dataset = sources.load(name, resize=resize, **options)
+        height, width, self.channels = self.dataset.train.images.shape[1:]
+        self.image_size = image_size or min(height, width)
+        if not 0 < self.image_size <= min(height, width):
+            raise UserError(
+                f"data.image_size is {image_size}, but the images are {height}x{width}: "
+                "set data.resize"
+            )
+        self.resize = resize
+        self.workers = workers
+        self._statistics: tuple[list[float], list[float]] | None = None
+        self._resident: dict[tuple[str, int], Any] = {}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(h, w, c) of what the networks see."""
+        return (self.image_size, self.image_size, self.channels)
+
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of the training split, measured once."""
+        if self._statistics is None:
+            self._statistics = sources.channel_statistics(self.dataset.train)
+        return self._statistics
+
+    def resident(self, split: str, devices: parallel.Devices) -> Any:
+        """The split's arrays on the devices; {} if it is decoded on demand."""
+        key = (split, len(devices))
+        if key not in self._resident:
+            arrays = batches.resident(self.dataset.splits()[split])
+            self._resident[key] = devices.replicate(arrays)
+        return self._resident[key]
+
+
+@dataclasses.dataclass
+class Plan:
+    """All that a phase needs, built and checked before anything is written."""
+
+    name: str
+    config: ConfigDict
+    network: Network
+    taken: Trained | None  # where the network is not trained
+    start: Variables | None
+    teachers: list[str]
+    devices: parallel.Devices
+    distiller: Distiller | None
+    optimizer: optax.GradientTransformation | None
+    learning_rate: optax.Schedule
+    steps: int
+    steps_per_epoch: float
+
+
+def make_plan(
+    name: str, config: ConfigDict, data: Data, known: dict[str, Network], devices: int
+) -> Plan:
+    """Builds and checks a phase without computing anything.
+
+    Args:
+      name: of the phase.
+      config: of the phase.
+      data: the data set.
+      known: the networks of earlier phases and of teachers loaded from files, by name.
+      devices: as many at most; 0 for all that divide the batch.
+
+    Raises:
+      UserError: for whatever is wrong with it.
+    """
+    mean, std = config.mean, config.std
+    if not mean or not std:
+        measured = data.statistics()
+        mean, std = mean or measured[0], std or measured[1]
+    what = dict(
+        num_classes=data.dataset.num_classes, in_channels=data.channels,
+        mean=tuple(mean), std=tuple(std), dtype=config.dtype, options=config.model_options.to_dict(),
+    )  # fmt: skip
+    n = len(data.dataset.train)
+    steps_per_epoch = n / config.batch_size if config.batch_size > 0 else 0
+    batches.check_batch_size(config.batch_size, config.accumulate)
+    spread = parallel.Devices.dividing(config.batch_size // config.accumulate, devices)
+    if config.checkpoint:
+        taken = networks.load(config.checkpoint, model=config.model, **what)
+        train.abstract_outputs(taken.network, data.image_shape)
+        nothing = schedules.create("constant", 0.0, total_steps=0, steps_per_epoch=1)
+        return Plan(
+            name, config, taken.network, taken, None, list(config.teachers), spread,
+            None, None, nothing, 0, steps_per_epoch,
+        )  # fmt: skip
+    if config.select not in SELECT:
+        raise UserError(f"unknown select {config.select!r}: choose from {', '.join(SELECT)}")
+    if config.select == "best" and data.dataset.validation is None:
+        raise UserError(
+            "select is 'best' but there is no validation split to select on: set data.validation"
+        )
+    network = networks.create(
+        config.model, **what, axis_name=parallel.AXIS if config.sync_batch_norm else None
+    )
+    start = networks.load(config.start, model=config.model, **what) if config.start else None
+    if config.steps < 0 or config.epochs < 0:
+        raise UserError(f"steps is {config.steps} and epochs {config.epochs}: neither is negative")
+    steps = config.steps or math.ceil(config.epochs * steps_per_epoch - 1e-6)
+    if not steps:
+        raise UserError(f"phase {name!r} has no steps: set epochs or steps, or a checkpoint")
+    length = dict(total_steps=steps, steps_per_epoch=steps_per_epoch)
+    learning_rate = schedules.create(
+        peak=config.optimizer.learning_rate, **config.schedule, **length
+    )
+    optimizer = optimizers.create(
+        **config.optimizer.to_dict() | {"learning_rate": learning_rate}
+    )
+    distiller = make_objective(config.objective, **length)
+    for teacher in config.teachers:
+        if teacher not in known:
+            raise UserError(
+                f"phase {name!r} has teacher {teacher!r}, which is neither an earlier phase "
+                f"({', '.join(known) or 'there is none'}) nor a phase's folder"
+            )
+    plan = Plan(
+        name, config, network, None, start and start.variables, list(config.teachers), spread,
+        distiller, optimizer, learning_rate, steps, steps_per_epoch,
+    )  # fmt: skip
+    make_views(plan, data)
+    teachers = [known[teacher] for teacher in plan.teachers]
+    jax.eval_shape(
+        _initializer(plan, data, teachers),
+        jax.random.key(0),
+        tuple(train.abstract_outputs(teacher, data.image_shape)[1] for teacher in teachers),
+        plan.start,
+    )
+    return plan
+
+
+def make_objective(config: ConfigDict, *, total_steps: int, steps_per_epoch: float) -> Distiller:
+    """The weighted sum that a phase's `objective` describes.
+
+    Each entry is a method's name with its `weight`, optionally a `schedule` that the
+    weight is multiplied with, and the method's own arguments.
+
+    Raises:
+      UserError: on an unknown method, argument or schedule, or an empty objective.
+    """
+    if not config:
+        raise UserError(f"an objective needs a method: choose from {', '.join(distillers.names())}")
+    terms = {}
+    for name, given in config.items():
+        arguments = dict(given)
+        weight = arguments.pop("weight", 1.0)
+        schedule = arguments.pop("schedule", None)
+        if schedule:
+            weight = schedules.create(
+                peak=weight, **schedule, total_steps=total_steps, steps_per_epoch=steps_per_epoch
+            )
+        terms[name] = (weight, distillers.create(name, **arguments))
+    return distillers.weighted_sum(**terms)
+
+
+def make_views(plan: Plan, data: Data) -> Callable[..., views.Views]:
+    """Who sees what in this phase."""
+    return views.make_views(
+        num_classes=data.dataset.num_classes,
+        image_size=data.image_size,
+        fill=plan.network.mean,
+        **plan.config.augment,
+    )
+
+
+def _initializer(plan: Plan, data: Data, teachers: list[Network]) -> Callable[..., TrainState]:
+    def init(rng: jax.Array, teacher_variables: Any, start: Any) -> TrainState:
+        return train.init_state(
+            rng,
+            student=plan.network,
+            distiller=plan.distiller,
+            optimizer=plan.optimizer,
+            image_shape=data.image_shape,
+            num_classes=data.dataset.num_classes,
+            batch_size=plan.config.batch_size // plan.config.accumulate,
+            teachers=teachers,
+            teacher_variables=teacher_variables,
+            train_labels=data.dataset.train.labels,
+            start=start,
+            ema=plan.config.ema,
+        )
+
+    return init
+
+
+class Evaluator:
+    """Logits of whole splits, over all devices; a teacher's are computed once."""
+
+    def __init__(self, network: Network, data: Data, devices: parallel.Devices):
+        """Compiles (when first used) the evaluation of `network`."""
+        self._data, self._devices = data, devices
+        step = train.make_eval_step(network, data.image_size)
+        self._step = devices.map(step, in_axes=(None, None, 0), out_axes=0)
+
+    def logits(self, variables: Variables, split: str) -> np.ndarray:
+        """float32 [n, k] for the n images of a split; `variables` are on the devices."""
+        images = self._data.dataset.splits()[split]
+        resident = self._data.resident(split, self._devices)
+        n, count = len(images), len(self._devices)
+        size = min(_EVALUATION_BATCH, math.ceil(n / count) * count)
+        size -= size % count
+        parts = []
+        for first in range(0, n, size):
+            # The last batch is filled up with the first image; its logits are dropped.
+            places = np.arange(first, first + size, dtype=np.int32)
+            batch = batches.read(images, np.where(places < n, places, 0).astype(np.int32))
+            sharded = {key: self._devices.shard(value) for key, value in batch.items()}
+            parts.append(self._step(variables, resident, sharded))
+        return np.concatenate([np.asarray(p).reshape(size, -1) for p in parts])[:n]
+
+
+def summarize(
+    logits: np.ndarray, labels: np.ndarray, teacher_logits: np.ndarray | None = None
+) -> dict[str, float]:
+    """All metrics of a split, as plain numbers; fractions are exact."""
+    n = len(labels)
+    exact = lambda fraction: round(float(fraction) * n) / n  # noqa: E731
+    result = {}
+    if (labels >= 0).all():
+        result = {
+            "accuracy": exact(metrics.accuracy(logits, labels)),
+            "top5": exact(metrics.top_k(logits, labels, 5)),
+            "nll": float(metrics.nll(logits, labels)),
+            "ece": float(metrics.ece(logits, labels)),
+        }
+    if teacher_logits is not None:
+        result["agreement"] = exact(metrics.agreement(logits, teacher_logits))
+        result["kl"] = float(metrics.predictive_kl(logits, teacher_logits))
+        if (labels >= 0).all():
+            result["teacher_accuracy"] = exact(metrics.accuracy(teacher_logits, labels))
+    return result
+
+
+def ensemble(logits: list[np.ndarray]) -> np.ndarray:
+    """Logits whose softmax is the mean of the given ones' (they themselves if it is one)."""
+    if len(logits) == 1:
+        return logits[0]
+    log_p = np.stack([np.asarray(jax.nn.log_softmax(one)) for one in logits])
+    return np.asarray(jax.nn.logsumexp(log_p, axis=0)) - np.log(len(logits))
+
+
+class TeacherLogits:
+    """The teachers' joint logits on each split, computed when first asked for."""
+
+    def __init__(self, teachers: list[Trained], data: Data, devices: parallel.Devices):
+        """Takes the teachers, with variables on the devices."""
+        self._evaluators = [Evaluator(teacher.network, data, devices) for teacher in teachers]
+        self._teachers = teachers
+        self._known: dict[str, np.ndarray] = {}
+
+    def __call__(self, split: str) -> np.ndarray | None:
+        """float32 [n, k], or None without teachers."""
+        if not self._teachers:
+            return None
+        if split not in self._known:
+            self._known[split] = ensemble(
+                [
+                    evaluator.logits(teacher.variables, split)
+                    for evaluator, teacher in zip(self._evaluators, self._teachers, strict=True)
+                ]
+            )
+        return self._known[split]
+
+
+class _Clock:
+    """Seconds and images of a phase, over all of its interruptions."""
+
+    def __init__(self, seconds: float = 0.0, training: float = 0.0, images: int = 0):
+        self._before, self._start = seconds, time.perf_counter()
+        # Of steps alone: no compilation, evaluation or waiting for disks.
+        self.training, self.images = training, images
+        self._lap: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._start
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.training if self.training else 0.0
+
+    def pause(self, images: int) -> float:
+        """Ends a lap of steps in which `images` were seen; returns images a second."""
+        now = time.perf_counter()
+        if self._lap is None:
+            return 0.0
+        lap, self._lap = now - self._lap, None
+        self.training += lap
+        self.images += images
+        return images / lap
+
+    def go(self) -> None:
+        """Starts a lap."""
+        self._lap = time.perf_counter()
+
+    def saved(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "training": self.training, "images": self.images}
+
+
+def run_phase(
+    plan: Plan,
+    *,
+    config: ConfigDict,
+    data: Data,
+    teachers: list[Trained],
+    folder: Path,
+    console: Console,
+    stop: Callable[[], int | None],
+) -> tuple[Trained, dict[str, Any]]:
+    """Trains (or goes on training), selects, evaluates and records a phase.
+
+    Args:
+      plan: what to do.
+      config: the run's.
+      data: the data set.
+      teachers: in the plan's order.
+      folder: the phase's.
+      console: where lines and the progress bar go.
+      stop: the number of a signal that asks to stop, or None.
+
+    Returns:
+      The trained network, and what summary.json says of it.
+
+    Raises:
+      UserError: for damaged checkpoints, a full disk, or a loss that is not finite.
+      Interrupted: after saving, when asked to stop.
+    """
+    devices = plan.devices
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    described = networks.describe(
+        plan.taken.name if plan.taken else plan.config.model, plan.network,
+        options=plan.config.model_options.to_dict(), image_size=data.image_size, resize=data.resize,
+    )  # fmt: skip
+    files.write_json(folder / "network.json", described)
+    stored = checkpoint.Checkpoints(
+        folder / "checkpoints", keep_best=plan.config.select == "best" and not plan.taken
+    )
+    try:
+        teachers = [
+            Trained(t.network, devices.replicate(t.variables), t.name) for t in teachers
+        ]
+        teacher_logits = TeacherLogits(teachers, data, devices)
+        evaluator = Evaluator(plan.network, data, devices)
+        clock = _Clock()
+        if plan.taken:
+            variables = devices.replicate(plan.taken.variables)
+            stored.save(0, TrainState.of_variables(plan.taken.variables), {})
+            step = 0
+        else:
+            state, step, clock = _train(
+                plan, config=config, data=data, teachers=teachers, teacher_logits=teacher_logits,
+                evaluator=evaluator, stored=stored, folder=folder, console=console, stop=stop,
+            )  # fmt: skip
+            variables = state.evaluated
+        stored.wait()
+        if plan.config.select == "best" and not plan.taken:
+            step = stored.best_step()
+            arrays, _ = stored.read(step)
+            best = networks.student_variables(arrays, plan.network, described, folder)
+            variables = devices.replicate(best)
+    finally:
+        stored.close()
+    result = {
+        "model": described["model"],
+        "parameters": sum(int(np.prod(p.shape)) for p in jax.tree.leaves(variables["params"])),
+        "steps": plan.steps,
+        "seconds": 0.0,
+        "images_per_second": clock.images_per_second,
+    }
+    for split in data.dataset.splits():
+        labels = data.dataset.splits()[split].labels
+        logits = evaluator.logits(variables, split)
+        result[split] = summarize(logits, labels, teacher_logits(split))
+    result["seconds"] = clock.seconds
+    files.write_json(folder / "result.json", {"step": step, "summary": result})
+    host = jax.device_get(variables)
+    return Trained(plan.network, host, described["model"]), result
+
+
+def _train(
+    plan: Plan,
+    *,
+    config: ConfigDict,
+    data: Data,
+    teachers: list[Trained],
+    teacher_logits: TeacherLogits,
+    evaluator: Evaluator,
+    stored: checkpoint.Checkpoints,
+    folder: Path,
+    console: Console,
+    stop: Callable[[], int | None],
+) -> tuple[TrainState, int, _Clock]:
+    """Makes the steps that are still to be made."""
+    devices, total = plan.devices, plan.steps
+    # Of the phase's own, lest a student with its teacher's architecture start where it did.
+    rng = jax.random.fold_in(jax.random.key(plan.config.seed), zlib.crc32(plan.name.encode()))
+    teacher_variables = tuple(teacher.variables for teacher in teachers)
+    initializer = jax.jit(_initializer(plan, data, [teacher.network for teacher in teachers]))
+    host_variables = jax.device_get(teacher_variables)
+    state, extra = _restore(
+        stored, jax.eval_shape(initializer, rng, host_variables, plan.start), console
+    )
+    if state is None:
+        state, extra = initializer(rng, host_variables, plan.start), {"seed": plan.config.seed}
+    state = devices.replicate(state)
+    clock = _Clock(**extra.get("clock", {}))
+    # Sums of metrics since the last logged line, and over how many steps.
+    sums: dict[str, float] = extra.get("sums", {})
+    steps_summed: int = extra.get("steps_summed", 0)
+
+    step = int(state.step)
+    per_call = config.steps_per_call or parallel.default_steps_per_call()
+    eval_every = _in_calls(config.eval_every * plan.steps_per_epoch, per_call) or total
+    log_every = _in_calls(config.log_every, per_call) or total
+    train_step = devices.map(
+        train.make_train_step(
+            student=plan.network,
+            distiller=plan.distiller,
+            optimizer=plan.optimizer,
+            views=make_views(plan, data),
+            teachers=[teacher.network for teacher in teachers],
+            accumulate=plan.config.accumulate,
+            ema=plan.config.ema,
+            axis_name=parallel.AXIS,
+        ),
+        in_axes=(None, None, None, 0, None),
+        donate_argnums=0,
+    )
+    resident = data.resident("train", devices)
+    key = devices.replicate(jax.random.fold_in(rng, 1))
+    stream = batches.stream(
+        data.dataset.train, batch_size=plan.config.batch_size, seed=plan.config.seed,
+        start=step, stop=total, workers=data.workers,
+    )  # fmt: skip
+    log = PhaseLog(folder, name=plan.name, start=step, total=total, console=console)
+    pending: list[tuple[int, Any]] = []
+    saved_at = time.perf_counter()
+
+    def settle() -> None:
+        """Waits for the steps dispatched so far and adds their metrics up."""
+        nonlocal steps_summed
+        for count, values in pending:
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + count * float(value)
+            steps_summed += count
+        pending.clear()
+
+    def save(score: float | None = None) -> None:
+        nonlocal saved_at
+        extra = {"seed": plan.config.seed, "clock": clock.saved()}
+        stored.save(step, state, extra | {"sums": sums, "steps_summed": steps_summed}, score)
+        saved_at = time.perf_counter()
+
+    try:
+        lap_start, warm = step, False
+        while step < total:
+            count = min(per_call - step % per_call, total - step)
+            calls = [next(stream) for _ in range(count)]
+            batch = {k: devices.shard(np.stack([c[k] for c in calls]), axis=1) for k in calls[0]}
+            state, values = train_step(state, teacher_variables, resident, batch, key)
+            pending.append((count, values))
+            step += count
+            log.advance(step)
+            if not warm:
+                # The first call compiles; its time is not the steps' time.
+                jax.block_until_ready(values)
+                warm, lap_start = True, step
+                clock.go()
+            signal_number = stop()
+            evaluate = step % eval_every == 0 or step == total
+            if not (evaluate or step % log_every == 0 or signal_number is not None):
+                continue
+            settle()
+            speed = clock.pause((step - lap_start) * plan.config.batch_size)
+            if signal_number is not None and step < total:
+                save()
+                stored.wait()
+                raise Interrupted(signal_number)
+            row = {
+                "step": step,
+                "epoch": step / plan.steps_per_epoch,
+                "images_per_second": speed,
+                "eta_seconds": (total - step) * plan.config.batch_size / speed if speed else None,
+                "learning_rate": float(plan.learning_rate(step - 1)),
+                **{f"train/{name}": value / steps_summed for name, value in sums.items()},
+            }
+            sums.clear()
+            steps_summed = 0
+            score = None
+            if evaluate:
+                for split in ("validation", "test"):
+                    if split not in data.dataset.splits():
+                        continue
+                    logits = evaluator.logits(state.evaluated, split)
+                    labels = data.dataset.splits()[split].labels
+                    measured = summarize(logits, labels, teacher_logits(split))
+                    row |= {f"{split}/{name}": value for name, value in measured.items()}
+                score = row.get("validation/accuracy")
+            log.write({name: value for name, value in row.items() if value is not None})
+            if not math.isfinite(row["train/loss"]):
+                raise UserError(
+                    f"phase {plan.name!r}: the loss is {row['train/loss']} at step {step}: lower "
+                    "optimizer.learning_rate or set optimizer.clip"
+                )
+            late = time.perf_counter() - saved_at > 60 * config.checkpoint_every
+            if evaluate or late:
+                save(score)
+            lap_start = step
+            clock.go()
+    finally:
+        log.close()
+    return state, step, clock
+
+
+def _restore(
+    stored: checkpoint.Checkpoints, like: TrainState, console: Console
+) -> tuple[TrainState | None, dict[str, Any]]:
+    """The newest checkpoint that can be read; (None, {}) if there is none at all.
+
+    A damaged one is passed over, and removed once an older one was read: never
+    before, for a configuration that does not fit must not erase a run.
+    """
+    damaged, error = [], None
+    for step in reversed(stored.steps()):
+        try:
+            state, extra = stored.restore(step, like)
+        except UserError as problem:
+            error = error or problem
+            damaged.append(step)
+            continue
+        for bad in damaged:
+            console.print(f"{error}: going on from step {step}", highlight=False)
+            stored.delete(bad)
+        return state, extra
+    if error:
+        raise error
+    return None, {}
+
+
+def _in_calls(steps: float, per_call: int) -> int:
+    """A number of steps rounded up to whole calls; 0 stays 0."""
+    return math.ceil(max(1, round(steps)) / per_call) * per_call if steps else 0

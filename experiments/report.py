@@ -1,0 +1,139 @@
+"""What a run says: metrics.jsonl, TensorBoard events, the terminal, curves and the table."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from experiments import files
+
+_TABLE = (
+    ("test accuracy", "accuracy", "{:.2%}"),
+    ("nll", "nll", "{:.3f}"),
+    ("ece", "ece", "{:.3f}"),
+    ("agreement", "agreement", "{:.2%}"),
+    ("KL to teacher", "kl", "{:.4f}"),
+)
+
+
+class PhaseLog:
+    """The log of one phase, on disk and on the terminal."""
+
+    def __init__(self, folder: Path, *, name: str, start: int, total: int, console: Console):
+        """Opens the log at step `start`, forgetting what an interrupted run logged beyond it."""
+        from tensorboardX import SummaryWriter
+
+        self._path = folder / "metrics.jsonl"
+        kept = [row for row in read_metrics(self._path) if row["step"] <= start]
+        files.write(self._path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self._file = open(self._path, "a")  # noqa: SIM115
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+        self._name, self._total, self._console = name, total, console
+        self._progress = None
+        if console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"), BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[state]}"),
+                TimeRemainingColumn(),
+            )  # fmt: skip
+            self._progress = Progress(*columns, console=console, transient=True)
+            self._task = self._progress.add_task(name, total=total, completed=start, state="")
+            self._progress.start()
+
+    def advance(self, step: int) -> None:
+        """Moves the progress bar."""
+        if self._progress:
+            self._progress.update(self._task, completed=step)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Logs one object; it is on disk when this returns."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for key, value in row.items():
+            if key != "step":
+                self._events.add_scalar(key, value, row["step"])
+        self._events.flush()
+        speed = f"{row['images_per_second']:,.0f} images/s" if row.get("images_per_second") else ""
+        if self._progress:
+            self._progress.update(self._task, state=speed)
+        shown = [f"{key} {row[key]:.4g}" for key in row if key in ("train/loss", "train/accuracy")]
+        shown += [f"{key} {row[key]:.4f}" for key in row if key.endswith("/accuracy") and "train" not in key]
+        shown += [f"{key} {row[key]:.4f}" for key in row if key.endswith("/agreement")]
+        line = f"{self._name:<18} step {row['step']:>6}/{self._total}  epoch {row['epoch']:6.2f}  "
+        # On a terminal the bar shows the progress; only evaluations stay on the screen.
+        if not self._progress or any(key.startswith("test/") for key in row):
+            eta = f"  ETA {row['eta_seconds']:.0f} s" if row.get("eta_seconds") else ""
+            self._console.print(line + "  ".join([*shown, speed]).strip() + eta, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Ends the log."""
+        if self._progress:
+            self._progress.stop()
+        self._file.close()
+        self._events.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The complete rows of a metrics.jsonl; a line cut short by a kill is left out."""
+    rows = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+    return rows
+
+
+def table(summary: dict[str, Any]) -> Table:
+    """The phases of a summary, for the terminal."""
+    view = Table()
+    for i, heading in enumerate(["phase", "model", "parameters"]):
+        view.add_column(heading, justify="left" if i < 2 else "right")
+    for heading, _, _ in _TABLE:
+        view.add_column(heading, justify="right")
+    view.add_column("images/s", justify="right")
+    view.add_column("seconds", justify="right")
+    for name, phase in summary["phases"].items():
+        test = phase["test"]
+        cells = [form.format(test[key]) if key in test else "" for _, key, form in _TABLE]
+        speed = f"{phase['images_per_second']:,.0f}" if phase["steps"] else ""
+        view.add_row(
+            name, phase["model"], f"{phase['parameters']:,}", *cells, speed, f"{phase['seconds']:.0f}"
+        )
+    return view
+
+
+def draw_curves(workdir: Path, phases: list[str]) -> None:
+    """Writes curves.png: the test accuracy of each phase, and the agreement with its teacher."""
+    from matplotlib.figure import Figure
+
+    panels = [("accuracy", "test accuracy"), ("agreement", "test agreement with the teacher")]
+    rows = {phase: read_metrics(workdir / phase / "metrics.jsonl") for phase in phases}
+    present = [
+        (key, title)
+        for key, title in panels
+        if any(f"test/{key}" in row for phase in phases for row in rows[phase])
+    ]
+    if not present:
+        return
+    figure = Figure(figsize=(5.5 * len(present), 4), layout="constrained")
+    for i, (key, title) in enumerate(present):
+        axes = figure.add_subplot(1, len(present), i + 1)
+        for number, phase in enumerate(phases):
+            points = [
+                (row["epoch"], row[f"test/{key}"]) for row in rows[phase] if f"test/{key}" in row
+            ]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=phase, marker=".", color=f"C{number}")
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    files.write(workdir / "curves.png", png.getvalue())

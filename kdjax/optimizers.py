@@ -1,0 +1,68 @@
+"""Optimisers by name, put together from optax."""
+
+import jax
+import optax
+
+from kdjax.types import PyTree, UserError
+
+NAMES = ("adafactor", "adam", "adamw", "sgd")
+DECAY_MASKS = ("all", "kernels")
+
+
+def create(
+    name: str,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    decay_mask: str = "all",
+    clip: float = 0.0,
+) -> optax.GradientTransformation:
+    """An optimiser.
+
+    Args:
+      name: `sgd`; `adam`; `adamw` (adam with decoupled decay); `adafactor` (factored
+        second moments and update clipping, without relative step sizes).
+      learning_rate: a number or an optax schedule of the step.
+      momentum: of `sgd` and `adafactor` (0: none); Adam's first beta.
+      nesterov: look ahead by one momentum step (`sgd`, `adam`, `adamw`).
+      weight_decay: coupled, its gradient is added before the moments (L2, as in
+        PyTorch's SGD and Adam); decoupled, it is added after them, times the
+        learning rate (as in AdamW).
+      decoupled: which of the two.
+      decay_mask: `all` parameters (PyTorch's habit), or `kernels` only (those of
+        two or more dimensions: no biases, no norms).
+      clip: largest global norm of the gradient; 0 does not clip.
+
+    Raises:
+      UserError: on an unknown name or mask.
+    """
+    if name not in NAMES:
+        raise UserError(f"unknown optimizer {name!r}: choose from {', '.join(NAMES)}")
+    if decay_mask not in DECAY_MASKS:
+        raise UserError(f"unknown decay_mask {decay_mask!r}: choose from {', '.join(DECAY_MASKS)}")
+
+    def is_kernel(params: PyTree) -> PyTree:
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+
+    decay = optax.add_decayed_weights(weight_decay, is_kernel if decay_mask == "kernels" else None)
+    if name == "sgd":
+        moments = optax.trace(momentum, nesterov) if momentum else optax.identity()
+    elif name == "adafactor":
+        moments = optax.chain(
+            optax.scale_by_factored_rms(),
+            optax.clip_by_block_rms(1.0),
+            optax.ema(momentum, debias=False) if momentum else optax.identity(),
+        )
+    else:
+        moments = optax.scale_by_adam(b1=momentum, nesterov=nesterov)
+    decoupled = decoupled or name == "adamw"
+    return optax.chain(
+        optax.clip_by_global_norm(clip) if clip else optax.identity(),
+        optax.identity() if decoupled or not weight_decay else decay,
+        moments,
+        decay if decoupled and weight_decay else optax.identity(),
+        optax.scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,162 @@
+"""All that knows how many devices there are. The only file that names pmap.
+
+A batch of b images is spread over the devices in equal, contiguous shards; state,
+teachers and resident data are copied to each. Means over shards are averaged with
+`pmean`, so a run does not depend on the number of devices beyond the order of a sum.
+"""
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from kdjax.types import Array, PyTree, UserError
+
+AXIS = "batch"
+
+_MALLOPT = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 256 << 20), "M_MMAP_MAX": (-4, 0)}
+
+
+def set_up_host() -> None:
+    """Makes the CPU backend fast; call it before JAX is first used. Harmless beside a GPU.
+
+    One single-threaded virtual device a core is two to three times as fast on
+    convolutions as one device with all threads. Keeping freed memory spares XLA's
+    temporary buffers 50,000 page faults a step (about a quarter of the time); it is
+    given back only when the process ends. Settings that the environment makes already
+    (`XLA_FLAGS`, `MALLOC_*`) are left alone.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" not in flags:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        flags += f" --xla_force_host_platform_device_count={cores}"
+        if "xla_cpu_multi_thread_eigen" not in flags:
+            flags += " --xla_cpu_multi_thread_eigen=false"
+        os.environ["XLA_FLAGS"] = flags.strip()
+    if not any(key.startswith("MALLOC_") for key in os.environ):
+        # Not glibc (macOS, musl): nothing to set.
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL("libc.so.6")
+            for option, value in _MALLOPT.values():
+                libc.mallopt(option, value)
+
+
+def set_up_cache(folder: str) -> None:
+    """Keeps compiled programs in `folder`, so that starting or resuming again is quick."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def on_cpu() -> bool:
+    """Whether JAX computes on the CPU, where loops inside a program are slow."""
+    return jax.default_backend() == "cpu"
+
+
+def default_steps_per_call() -> int:
+    """Steps worth putting into one compiled call: 1 on CPU, where scans are slow, else 32."""
+    return 1 if on_cpu() else 32
+
+
+def loop(body: Callable[..., Any], carry: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
+    """`lax.scan`, written out on the CPU.
+
+    XLA's CPU backend runs convolutions ten times slower inside a loop, even one of a
+    single turn, which is what `lax.scan(..., unroll=True)` compiles to.
+    """
+    if not on_cpu():
+        return jax.lax.scan(body, carry, xs)
+    ys = []
+    for i in range(jax.tree.leaves(xs)[0].shape[0]):
+        carry, y = body(carry, jax.tree.map(lambda x, i=i: x[i], xs))
+        ys.append(y)
+    return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
+
+
+class Devices:
+    """The devices that share a batch, and what is done across them."""
+
+    def __init__(self, devices: Sequence[jax.Device]):
+        """Takes the devices to use, in order."""
+        self.devices = list(devices)
+        mesh = Mesh(np.array(self.devices), (AXIS,))
+        self._replicated = NamedSharding(mesh, PartitionSpec())
+
+    @classmethod
+    def dividing(cls, size: int, at_most: int = 0) -> "Devices":
+        """The most devices among which a batch of `size` images can be split evenly.
+
+        Args:
+          size: of the batch.
+          at_most: the most to use; 0 for all there are.
+
+        Raises:
+          UserError: if `at_most` is more than there are, or negative.
+        """
+        available = jax.local_devices()
+        if not 0 <= at_most <= len(available):
+            raise UserError(f"devices is {at_most}: there are {len(available)}, 0 for all")
+        limit = at_most or len(available)
+        count = max(n for n in range(1, limit + 1) if size % n == 0)
+        return cls(available[:count])
+
+    def __len__(self) -> int:
+        return len(self.devices)
+
+    @property
+    def description(self) -> str:
+        """For people: `cpu x4`, `NVIDIA H100 80GB HBM3`."""
+        kind = self.devices[0].device_kind
+        return kind if len(self) == 1 else f"{kind} x{len(self)}"
+
+    def replicate(self, tree: PyTree) -> PyTree:
+        """Copies a tree to every device.
+
+        Placed under pmap's own axis name, so that the first call is traced once
+        and not a second time for its own output's sharding.
+        """
+        return jax.device_put(tree, self._replicated)
+
+    def shard(self, array: np.ndarray, axis: int = 0) -> np.ndarray:
+        """[..., b, ...] -> [devices, ..., b / devices, ...], splitting `axis`."""
+        return np.stack(np.split(array, len(self), axis))
+
+    def map(
+        self, fn: Callable[..., Any], in_axes: tuple[int | None, ...], out_axes: Any = None, **kwargs: Any
+    ) -> Callable[..., Any]:
+        """`fn` compiled for all devices. Axis 0 is a sharded argument, None a replicated one.
+
+        Replicated outputs (`out_axes` None) must have been averaged: this is not checked.
+        """
+        return jax.pmap(
+            fn, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, devices=self.devices, **kwargs
+        )
+
+
+def index(axis_name: str | None) -> Array | int:
+    """This device's place among those that share the batch."""
+    return 0 if axis_name is None else jax.lax.axis_index(axis_name)
+
+
+def pmean(tree: PyTree, axis_name: str | None) -> PyTree:
+    """Mean over the devices."""
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def roll(x: Array, axis_name: str | None) -> Array:
+    """`jnp.roll(batch, 1, axis=0)` of the whole batch, for this device's shard of it.
+
+    Only one example a device crosses to the next.
+    """
+    last = x[-1:]
+    if axis_name is not None:
+        n = jax.lax.axis_size(axis_name)
+        last = jax.lax.ppermute(last, axis_name, [(i, (i + 1) % n) for i in range(n)])
+    return jnp.concatenate([last, x[:-1]])
