@@ -85,11 +85,11 @@ def describe(name: str, *, resolution: int = 32, **attributes: Any) -> Row:
       UserError: if there is no such model, or it takes no images of this size.
     """
     if name == "generator":
-        model: Any = models.create(name, image_shape=(resolution, resolution, 3))
-        example = model.example()
+        attributes = {"image_shape": (resolution, resolution, 3)}
     else:
-        model = models.create(name, **({"num_classes": 100} | attributes))
-        example = model.example(resolution)
+        attributes = {"num_classes": 100} | attributes
+    model: Any = models.create(name, **attributes)
+    example = model.example(resolution)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), example)
     taps: dict[str, tuple[int, ...]] = {}
 

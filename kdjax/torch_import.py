@@ -11,8 +11,6 @@ so no code in it can run.
 """
 
 import collections
-import dataclasses
-import functools
 import io
 import math
 import pickle
@@ -28,7 +26,7 @@ import numpy as np
 import safetensors
 
 from kdjax import models
-from kdjax.types import PyTree, UserError, Variables
+from kdjax.types import UserError, Variables
 
 # ---------------------------------------------------------------------------
 # Files
@@ -47,30 +45,21 @@ _WRAPPERS = (
 # DataParallel's and torch.compile's.
 _PREFIXES = ("module.", "_orig_mod.")
 
-_STORAGES = {
-    "DoubleStorage": np.dtype(np.float64),
-    "FloatStorage": np.dtype(np.float32),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "LongStorage": np.dtype(np.int64),
-    "IntStorage": np.dtype(np.int32),
-    "ShortStorage": np.dtype(np.int16),
-    "CharStorage": np.dtype(np.int8),
-    "ByteStorage": np.dtype(np.uint8),
-    "BoolStorage": np.dtype(np.bool_),
-}
-_SAFETENSORS = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
-    "I16": np.dtype(np.int16),
-    "I8": np.dtype(np.int8),
-    "U8": np.dtype(np.uint8),
-    "BOOL": np.dtype(np.bool_),
-}
+# What the two formats call the types of numbers.
+_DTYPES = (
+    ("DoubleStorage", "F64", np.float64),
+    ("FloatStorage", "F32", np.float32),
+    ("HalfStorage", "F16", np.float16),
+    ("BFloat16Storage", "BF16", ml_dtypes.bfloat16),
+    ("LongStorage", "I64", np.int64),
+    ("IntStorage", "I32", np.int32),
+    ("ShortStorage", "I16", np.int16),
+    ("CharStorage", "I8", np.int8),
+    ("ByteStorage", "U8", np.uint8),
+    ("BoolStorage", "BOOL", np.bool_),
+)
+_STORAGES = {storage: np.dtype(dtype) for storage, _, dtype in _DTYPES}
+_SAFETENSORS = {code: np.dtype(dtype) for _, code, dtype in _DTYPES}
 # What PyTorch before 1.6 wrote at the head of a file.
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
@@ -107,9 +96,8 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
             f"or a damaged one ({type(error).__name__})"
         ) from None
     state_dict = _unwrapped(content, path)
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in state_dict):
-            state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
+    while prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in state_dict)), ""):
+        state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
     return state_dict
 
 
@@ -143,39 +131,6 @@ def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
     return arrays
 
 
-@dataclasses.dataclass(frozen=True)
-class _Storage:
-    """A run of numbers in the file, known by its key until the pickle is read."""
-
-    key: str
-    dtype: np.dtype
-    size: int
-
-
-@dataclasses.dataclass(frozen=True)
-class _Tensor:
-    """A strided window on a storage."""
-
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    def read(self, data: Mapping[str, bytes]) -> np.ndarray:
-        """The numbers, copied from the storages' bytes by key."""
-        values = np.frombuffer(data[self.storage.key], self.storage.dtype, self.storage.size)
-        if not math.prod(self.shape):
-            return np.zeros(self.shape, self.storage.dtype)
-        pairs = list(zip(self.shape, self.strides, strict=True))
-        last = self.offset + sum((size - 1) * stride for size, stride in pairs)
-        # Outside these bounds a view would reach into memory that is not the file's.
-        if min([self.offset, *self.strides, *self.shape]) < 0 or last >= values.size:
-            raise UserError("a tensor reaches beyond its storage")
-        bytes_strides = [stride * values.itemsize for stride in self.strides]
-        window = np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, bytes_strides)
-        return np.array(window)
-
-
 class _Ignored:
     """Stands for an object that training programs save and nobody needs here."""
 
@@ -187,9 +142,17 @@ class _Ignored:
 
 
 def _rebuild_tensor(
-    storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
-) -> _Tensor:
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+    storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
+) -> np.ndarray:
+    """The strided window on a storage that a tensor is."""
+    if not math.prod(shape):
+        return np.zeros(shape, storage.dtype)
+    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    # Outside these bounds a view would reach into memory that is not the file's.
+    if min([offset, *strides, *shape]) < 0 or last >= storage.size:
+        raise UserError("a tensor reaches beyond its storage")
+    in_bytes = [stride * storage.itemsize for stride in strides]
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, in_bytes)
 
 
 # All that a pickle may name, and what stands for it. The ignored ones are what
@@ -213,12 +176,13 @@ class _Unpickler(pickle.Unpickler):
     """Reads the tensors of a PyTorch file, and never imports what the file names.
 
     Attributes:
-      storages: all that the pickle referred to, by key.
+      storages: all that the pickle referred to, by key, which tensors are views of;
+        zeros until `fill`, as the numbers come after the pickle.
     """
 
     def __init__(self, file: BinaryIO):
         super().__init__(file)
-        self.storages: dict[str, _Storage] = {}
+        self.storages: dict[str, np.ndarray] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGES:
@@ -230,11 +194,18 @@ class _Unpickler(pickle.Unpickler):
             )
         return _GLOBALS[module, name]
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> np.ndarray:
         kind, dtype, key, _, size, *view = pid
         if kind != "storage" or any(part is not None for part in view):
             raise UserError("it holds views on storages, as only very old PyTorch wrote")
-        return self.storages.setdefault(key, _Storage(key, _STORAGES[dtype], size))
+        if key not in self.storages:
+            self.storages[key] = np.zeros(size, _STORAGES[dtype])
+        return self.storages[key]
+
+    def fill(self, key: str, data: bytes) -> None:
+        """Puts the numbers into a storage."""
+        storage = self.storages[key]
+        storage[:] = np.frombuffer(data, storage.dtype, storage.size)
 
 
 def _read_torch(data: bytes) -> Any:
@@ -250,12 +221,13 @@ def _read_zip(file: BinaryIO) -> Any:
         if pickled is None:
             raise UserError("a zip archive without the data.pkl of a PyTorch file")
         root = pickled.removesuffix("data.pkl")
-        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
-            raise UserError("its numbers are big-endian; allowed are little-endian ones")
-        content = _Unpickler(io.BytesIO(archive.read(pickled))).load()
-        prefix = f"{root}data/"
-        data = {n.removeprefix(prefix): archive.read(n) for n in names if n.startswith(prefix)}
-    return _resolved(content, data)
+        if f"{root}byteorder" in names:
+            _check_byte_order(archive.read(f"{root}byteorder") == b"little")
+        unpickler = _Unpickler(io.BytesIO(archive.read(pickled)))
+        content = unpickler.load()
+        for key in unpickler.storages:
+            unpickler.fill(key, archive.read(f"{root}data/{key}"))
+    return content
 
 
 def _read_legacy(file: BinaryIO) -> Any:
@@ -263,30 +235,18 @@ def _read_legacy(file: BinaryIO) -> Any:
     magic, protocol, system = (_Unpickler(file).load() for _ in range(3))
     if (magic, protocol) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
         raise UserError("no PyTorch file")
-    if not system["little_endian"]:
-        raise UserError("its numbers are big-endian; allowed are little-endian ones")
+    _check_byte_order(system["little_endian"])
     unpickler = _Unpickler(file)
     content = unpickler.load()
-    data = {}
     for key in _Unpickler(file).load():
         (size,) = np.frombuffer(file.read(8), np.int64)
-        data[key] = file.read(int(size) * unpickler.storages[key].dtype.itemsize)
-    return _resolved(content, data)
-
-
-def _resolved(content: Any, data: Mapping[str, bytes]) -> Any:
-    return _map(content, lambda tensor: tensor.read(data))
-
-
-def _map(content: Any, function: Callable[[_Tensor], Any]) -> Any:
-    """`content` with every tensor replaced by the function's value."""
-    if isinstance(content, _Tensor):
-        return function(content)
-    if isinstance(content, dict):
-        return {key: _map(value, function) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_map(value, function) for value in content]
+        unpickler.fill(key, file.read(int(size) * unpickler.storages[key].itemsize))
     return content
+
+
+def _check_byte_order(little_endian: bool) -> None:
+    if not little_endian:
+        raise UserError("its numbers are big-endian; allowed are little-endian ones")
 
 
 # ---------------------------------------------------------------------------
@@ -294,7 +254,9 @@ def _map(content: Any, function: Callable[[_Tensor], Any]) -> Any:
 # ---------------------------------------------------------------------------
 
 Shapes = Mapping[str, tuple[int, ...]]
+LeafPath = tuple[str, str, str]  # collection, module, leaf
 
+# Leaves of a module here and in PyTorch, in the order of its state dicts.
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -307,7 +269,9 @@ _LEAVES = {
 _AXES = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 
 
-def convert(name: str, state_dict: Mapping[str, Any], **attributes: Any) -> Variables:
+def convert(
+    name: str, state_dict: Mapping[str, Any], *, resolution: int = 32, **attributes: Any
+) -> Variables:
     """Variables for `create(name, **attributes)` from a PyTorch state dict.
 
     A submodule is called as in PyTorch with `_` for `.`; other spellings that
@@ -317,6 +281,8 @@ def convert(name: str, state_dict: Mapping[str, Any], **attributes: Any) -> Vari
     Args:
       name: one of `models.names()`.
       state_dict: arrays by key, as `load` gives them.
+      resolution: height and width of the images, on which the weights of `lenet` and
+        `distiller_resnet*` depend.
       **attributes: `num_classes`, `in_channels` and the others of `models.create`.
 
     Returns:
@@ -326,8 +292,8 @@ def convert(name: str, state_dict: Mapping[str, Any], **attributes: Any) -> Vari
       UserError: if keys or shapes do not fit the model; the one line lists all that
         is missing, left over or of another shape.
     """
-    model, template = _template(name, attributes, state_dict)
-    wanted = {key: _to_torch_shape(leaf.shape) for key, leaf in _by_torch_key(template)}
+    model, template = _template(name, attributes, state_dict, resolution)
+    wanted = {key: _to_torch_shape(leaf.shape) for key, (_, leaf) in template.items()}
     counters = {_counter(key) for key in wanted if key.endswith(".running_var")}
     found: dict[str, np.ndarray] = {}
     left_over = []
@@ -346,19 +312,25 @@ def convert(name: str, state_dict: Mapping[str, Any], **attributes: Any) -> Vari
         hints = _hints(given, wanted, attributes.get("num_classes"), channels)
         misfit = _misfit(given, wanted, left_over)
         raise UserError(f"state dict does not fit {name}: {hints}{misfit}")
-    arrays = [
-        np.ascontiguousarray(found[key].transpose(np.argsort(_AXES[found[key].ndim])), np.float32)
-        for key in wanted
-    ]
-    return jax.tree.unflatten(jax.tree.structure(template), arrays)
+    variables: Variables = {}
+    for key, ((collection, module, leaf), _) in template.items():
+        value = found[key].transpose(np.argsort(_AXES[found[key].ndim]))
+        layers = variables.setdefault(collection, {})
+        layers.setdefault(module, {})[leaf] = np.ascontiguousarray(value, np.float32)
+    return variables
 
 
 def export(
-    name: str, variables: Variables, *, num_batches_tracked: int = 0, **attributes: Any
+    name: str,
+    variables: Variables,
+    *,
+    num_batches_tracked: int = 0,
+    resolution: int = 32,
+    **attributes: Any,
 ) -> dict[str, np.ndarray]:
     """The PyTorch state dict of a model's variables; the inverse of `convert`.
 
-    The keys are those of the original that the model follows. To write a file:
+    The keys are those of the original that the model follows, in its order. To write a file:
     `torch.save({k: torch.from_numpy(v) for k, v in state_dict.items()}, path)` or
     `safetensors.numpy.save_file(state_dict, path)`.
 
@@ -367,6 +339,8 @@ def export(
       variables: `{"params", "batch_stats"}` of `create(name, **attributes)`.
       num_batches_tracked: what batch norm's counters are to hold, which kdjax does
         not count: the steps of training. PyTorch reads it only with `momentum=None`.
+      resolution: height and width of the images, on which the weights of `lenet` and
+        `distiller_resnet*` depend.
       **attributes: `num_classes`, `in_channels` and the others of `models.create`.
 
     Returns:
@@ -375,34 +349,50 @@ def export(
     Raises:
       UserError: if the variables are not those of the model.
     """
-    given = {key: tuple(np.shape(leaf)) for key, leaf in _by_torch_key(variables)}
-    _, template = _template(name, attributes, given)
-    wanted = {key: tuple(leaf.shape) for key, leaf in _by_torch_key(template)}
+    found = {key: leaf for key, (_, leaf) in _by_torch_key(variables).items()}
+    given = {key: tuple(np.shape(leaf)) for key, leaf in found.items()}
+    _, template = _template(name, attributes, given, resolution)
+    wanted = {key: tuple(leaf.shape) for key, (_, leaf) in template.items()}
     if given != wanted:
         left_over = [key for key in given if key not in wanted]
         raise UserError(f"variables do not fit {name}: {_misfit(given, wanted, left_over)}")
     state_dict = {}
-    for key, leaf in _by_torch_key(variables):
-        value = np.asarray(leaf, np.float32)
+    for key in wanted:
+        value = np.asarray(found[key], np.float32)
         state_dict[key] = np.ascontiguousarray(value.transpose(_AXES[value.ndim]))
         if key.endswith(".running_var"):
             state_dict[_counter(key)] = np.array(num_batches_tracked, np.int64)
     return state_dict
 
 
-def _template(name: str, attributes: Mapping[str, Any], keys: Iterable[str]) -> tuple[Any, PyTree]:
-    """The model that the PyTorch keys belong to, and the shapes of its variables."""
-    model: Any = models.create(name, **attributes).for_torch_keys(keys)
-    init = functools.partial(model.init, jax.random.key(0))
-    return model, jax.eval_shape(init, model.example())
+def _template(
+    name: str, attributes: Mapping[str, Any], keys: Iterable[str], resolution: int
+) -> tuple[Any, dict[str, tuple[LeafPath, Any]]]:
+    """The model that the PyTorch keys belong to; its variables' shapes as `_by_torch_key`."""
+    model: Any = models.create(name, **attributes).variant_for(keys)
+    modules: list[str] = []
+
+    def init(images: Any) -> Variables:
+        variables = model.init(jax.random.key(0), images)
+        modules.extend(variables["params"])  # in order of computation; what returns is sorted
+        return variables
+
+    shapes = jax.eval_shape(init, model.example(resolution))
+    params = {module: shapes["params"][module] for module in modules}
+    return model, _by_torch_key(shapes | {"params": params})
 
 
-def _by_torch_key(variables: PyTree) -> list[tuple[str, Any]]:
-    """The leaves of `{"params", "batch_stats"}` with their PyTorch keys, in the tree's order."""
-    return [
-        (f"{path[1].key.replace('_', '.')}.{_LEAVES[path[2].key]}", leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
-    ]
+def _by_torch_key(variables: Mapping[str, Any]) -> dict[str, tuple[LeafPath, Any]]:
+    """Path and value of every leaf by its PyTorch key, in the order of the modules."""
+    leaves = {}
+    for module in variables.get("params", {}):
+        for leaf, theirs in _LEAVES.items():
+            for collection in ("params", "batch_stats"):
+                values = variables.get(collection, {}).get(module, {})
+                if leaf in values:
+                    key = f"{module.replace('_', '.')}.{theirs}"
+                    leaves[key] = (collection, module, leaf), values[leaf]
+    return leaves
 
 
 def _to_torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

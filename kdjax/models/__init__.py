@@ -63,17 +63,38 @@ def create(name: str, **attributes: Any) -> Layers:
     """
     check_name(name)
     known = inspect.signature(_MODELS[name]).parameters
-    allowed = [key for key in known if key not in ("parent", "name")]
-    unknown = [key for key in attributes if key not in allowed]
+    defaults = {key: p.default for key, p in known.items() if key not in ("parent", "name")}
+    unknown = [key for key in attributes if key not in defaults]
     if unknown:
         raise UserError(
-            f"model {name} has no attribute {', '.join(unknown)}: choose from {', '.join(allowed)}"
+            f"model {name} has no attribute {', '.join(unknown)}: choose from {', '.join(defaults)}"
         )
-    for key in ("num_classes", "in_channels"):
-        if key in known:
-            value = attributes.get(key, known[key].default)
-            if value is inspect.Parameter.empty:
-                raise UserError(f"model {name} needs {key}")
-            if not isinstance(value, numbers.Integral) or value < 1:
-                raise UserError(f"model {name}: {key}={value!r} is no positive integer")
+    for key, default in defaults.items():
+        if default is inspect.Parameter.empty and key not in attributes:
+            raise UserError(f"model {name} needs {key}")
+    for key, value in attributes.items():
+        if key not in ("dtype", "axis_name"):
+            kind, fits = _compare(value, defaults[key])
+            if not fits:
+                raise UserError(f"model {name}: {key}={value!r} is no {kind}")
     return _MODELS[name](**attributes)
+
+
+def _compare(value: Any, default: Any) -> tuple[str, bool]:
+    """What may stand in for an attribute's `default`, and whether `value` does."""
+    match default:
+        case bool() | str():
+            return type(default).__name__, isinstance(value, type(default))
+        case float():
+            return "positive number", _is_positive(value, numbers.Real)
+        case int() | type():  # the type that stands for no default: num_classes
+            return "positive integer", _is_positive(value)
+        case tuple():
+            fits = isinstance(value, list | tuple) and len(value) == len(default)
+            kind = f"sequence of {len(default)} positive integers"
+            return kind, fits and all(map(_is_positive, value))
+    return type(default).__name__, isinstance(value, type(default))
+
+
+def _is_positive(value: Any, kind: Any = numbers.Integral) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and value > 0

@@ -30,8 +30,7 @@ class Generator(Layers):
 
     kernel_init = staticmethod(uniform_fan_in_kernel)
 
-    def example(self) -> jax.ShapeDtypeStruct:
-        """The shape of a batch of one, for tracing."""
+    def example(self, resolution: int = 32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((1, self.latent_dim), jnp.float32)
 
     @nn.compact

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 
 from kdjax.types import Array, UserError
 
+Names = tuple[str, str]  # of a convolution and of the norm that follows it
+
 # kaiming_normal_(mode="fan_out", nonlinearity="relu"); for a square kernel k this
 # is also the N(0, sqrt(2 / (k * k * out))) that the older code bases write out.
 kaiming_normal_fan_out = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -50,9 +52,13 @@ class Layers(nn.Module):
     # give the spelling which the names of the submodules follow.
     torch_aliases: ClassVar[tuple[tuple[str, str], ...]] = ()
 
-    def for_torch_keys(self, keys: Iterable[str]) -> "Layers":
-        """The variant of this network that a state dict with these keys belongs to."""
+    def variant_for(self, keys: Iterable[str]) -> "Layers":
+        """The variant of this network that variables or a state dict with these keys belong to."""
         return self
+
+    def example(self, resolution: int = 32) -> jax.ShapeDtypeStruct:
+        """The shape of a batch of one, for tracing; `resolution` is that of the images."""
+        raise NotImplementedError
 
     def batch_norm(self, train: bool) -> Callable[..., Any]:
         """`nn.BatchNorm` as PyTorch configures it (its momentum 0.1 is Flax's 0.9).
@@ -88,7 +94,7 @@ class Layers(nn.Module):
         self,
         x: Array,
         norm: Callable[..., Any],
-        names: tuple[str, str],
+        names: Names,
         features: int,
         kernel: int,
         **kwargs: Any,
@@ -115,7 +121,6 @@ class Model(Layers, kw_only=True):
     in_channels: int = 3
 
     def example(self, resolution: int = 32) -> jax.ShapeDtypeStruct:
-        """The shape of a batch of one, for tracing."""
         return jax.ShapeDtypeStruct((1, resolution, resolution, self.in_channels), jnp.float32)
 
     def check_images(self, images: Array, *, at_least: int = 1) -> Array:

@@ -12,10 +12,8 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from kdjax.models.layers import Model, global_average_pool
+from kdjax.models.layers import Model, Names, global_average_pool
 from kdjax.types import Array, Outputs, UserError
-
-Names = tuple[str, str]  # of a convolution and of the norm that follows it
 
 _LINEAR = {
     "kernel_init": jax.nn.initializers.normal(0.01),

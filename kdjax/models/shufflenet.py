@@ -13,10 +13,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kdjax.models.layers import Model, global_average_pool, uniform_fan_in_kernel
+from kdjax.models.layers import Model, Names, global_average_pool, uniform_fan_in_kernel
 from kdjax.types import Array, Outputs
-
-Names = tuple[str, str]  # of a convolution and of the norm that follows it
 
 
 def channel_shuffle(x: Array, groups: int) -> Array:

@@ -37,8 +37,8 @@ class WideResNet(Model):
     # The CIFAR-10 survey's files, and the reproduction's, which lack `layer`.
     torch_aliases = ((r"^layer(\d)\.(layer\.)?", r"block\1.layer."), (r"^linear\.", "fc."))
 
-    def for_torch_keys(self, keys: Iterable[str]) -> "WideResNet":
-        raw = any(".shortcut.0." in key for key in keys)
+    def variant_for(self, keys: Iterable[str]) -> "WideResNet":
+        raw = any("shortcut.0" in key.replace("_", ".") for key in keys)
         return self.clone(raw_shortcut=True) if raw else self
 
     @nn.compact
@@ -55,11 +55,10 @@ class WideResNet(Model):
                 if stage > 1 and block == 0:
                     taps[f"stage{stage - 1}_pre"] = pre
                 y = nn.relu(pre)
-                if x.shape[-1] != width or stride > 1:
-                    x = self._project(x, y, width, stride, name)
-                y = self.conv(width, 3, stride=stride, name=f"{name}_conv1")(y)
-                y = nn.relu(norm(name=f"{name}_bn2")(y))
-                x = x + self.conv(width, 3, name=f"{name}_conv2")(y)
+                z = self.conv(width, 3, stride=stride, name=f"{name}_conv1")(y)
+                z = nn.relu(norm(name=f"{name}_bn2")(z))
+                z = self.conv(width, 3, name=f"{name}_conv2")(z)
+                x = z + (x if x.shape == z.shape else self._project(x, y, width, stride, name))
             taps[f"stage{stage}"] = x
         taps["stage3_pre"] = norm(name="bn1")(x)
         taps["pre_logits"] = global_average_pool(nn.relu(taps["stage3_pre"]))
