@@ -3,12 +3,14 @@
 import functools
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from kdjax import UserError, models
+from kdjax.models.layers import Model
 
 # Parameters at 100 classes. RepDistiller's and torchvision's code; the others are
 # from Table 1 of "Understanding Teacher-Student Architectural Choices" (9.80 M,
@@ -229,7 +231,14 @@ def test_wrong_channels():
         ("resnet20", {"num_classes": 0}, "num_classes=0 is no positive integer"),
         ("resnet20", {"num_classes": 10, "in_channels": "3"}, "in_channels='3' is no"),
         ("resnet20", {"num_classes": 10, "stem": "imagenet"}, "no attribute stem: choose from"),
-        ("generator", {"num_classes": 10}, "generator has no attribute num_classes"),
+        ("resnet20", {"num_classes": 10, "blocks": [3, 3]}, "no sequence of 3 positive integers"),
+        ("resnet20", {"num_classes": 10, "bottleneck": 1}, "bottleneck=1 is no bool"),
+        ("resnet18", {"num_classes": 10, "stem": 3}, "stem=3 is no str"),
+        ("wrn_16_1", {"num_classes": True}, "num_classes=True is no positive integer"),
+        ("mobilenetv2_half", {"num_classes": 10, "factor": -1}, "factor=-1 is no positive number"),
+        ("shufflenetv2", {"num_classes": 10, "names": "fc"}, "names='fc' is no LayerNames"),
+        ("generator", {"num_classes": 10}, "generator has no attribute num_classes: choose from"),
+        ("generator", {"image_shape": (32, 32)}, "no sequence of 3 positive integers"),
     ],
 )
 def test_create_errors(name, attributes, message):
@@ -244,31 +253,29 @@ def test_unknown_stem(name):
         traced(name, stem="large")
 
 
-@pytest.mark.parametrize("name", ["resnet8", "lenet"])
-def test_jit_equals_eager(name):
-    model = models.create(name, num_classes=10)
-    images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
-    variables = jax.jit(model.init)(jax.random.key(0), images)
-    eager = model.apply(variables, images)
-    compiled = jax.jit(model.apply)(variables, images)
-    np.testing.assert_allclose(compiled.logits, eager.logits, rtol=1e-4, atol=1e-5)
+def test_jit_equals_eager(compiled, random_variables):
+    model = models.create("lenet", num_classes=10)
+    images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
+    variables = random_variables(model)
+    eager = model.apply(variables, images).logits
+    np.testing.assert_allclose(compiled(model.apply, variables, images).logits, eager, rtol=1e-4)
 
 
-def test_synchronised_batch_norm():
+def test_synchronised_batch_norm(compiled, random_variables):
     """Over a mapped axis the statistics are those of the whole batch."""
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
     alone = models.create("resnet8", num_classes=10)
     together = models.create("resnet8", num_classes=10, axis_name="devices")
-    variables = jax.jit(alone.init)(jax.random.key(0), images)
+    variables = random_variables(alone)
 
     def train(model, images):
         outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
         return outputs.logits, updates
 
-    logits, updates = jax.jit(functools.partial(train, alone))(images)
+    logits, updates = compiled(functools.partial(train, alone), images)
     halves = images.reshape(2, 2, 8, 8, 3)
     mapped = jax.vmap(functools.partial(train, together), axis_name="devices")
-    shard_logits, shard_updates = jax.jit(mapped)(halves)
+    shard_logits, shard_updates = compiled(mapped, halves)
     np.testing.assert_allclose(shard_logits.reshape(4, 10), logits, rtol=1e-3, atol=1e-4)
     jax.tree.map(
         lambda shards, whole: np.testing.assert_allclose(shards[1], whole, rtol=1e-3, atol=1e-5),
@@ -277,31 +284,49 @@ def test_synchronised_batch_norm():
     )
 
 
-def test_dropout_only_with_a_key():
-    model = models.create("mobilenetv3_small", num_classes=10)
-    images = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
-    variables = jax.jit(model.init)(jax.random.key(0), images)
-
-    @jax.jit
-    def train(rngs):
-        return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)[0]
-
-    plain, dropped = train({}), train({"dropout": jax.random.key(2)})
-    np.testing.assert_allclose(plain.taps["pre_logits"], dropped.taps["pre_logits"], rtol=1e-3)
-    assert np.abs(plain.logits - dropped.logits).max() > 1e-4
+class Dropping(Model):
+    @nn.compact
+    def __call__(self, images, train=False):
+        return self.drop(images, 0.5, train)
 
 
-def test_initial_spread():
-    """He's normal by fan-out; PyTorch's uniform; RepDistiller's N(0, 0.01) for VGG."""
-    variables = jax.jit(models.create("resnet8", num_classes=10).init)(
-        jax.random.key(0), jnp.zeros((1, 8, 8, 3))
-    )
-    kernel = variables["params"]["layer3_0_conv2"]["kernel"]
+def test_dropout_only_in_training_with_a_key():
+    model, images = Dropping(num_classes=1), jnp.ones((2, 4, 4, 3))
+    rngs = {"dropout": jax.random.key(0)}
+    dropped = model.apply({}, images, train=True, rngs=rngs)
+    assert set(np.unique(dropped)) == {0, 2}
+    np.testing.assert_array_equal(model.apply({}, images, train=True), images)
+    np.testing.assert_array_equal(model.apply({}, images, train=False, rngs=rngs), images)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_who_drops(name):
+    """Those whose originals do, and only where they get a key."""
+    model = models.create(name, num_classes=100)
+    variables = traced(name)[1]
+
+    def operations(rngs):
+        def train(variables, images):
+            return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+
+        return str(jax.make_jaxpr(train)(variables, model.example()))
+
+    assert "random_bits" not in operations({})
+    originals = {"vgg11_bn", "mobilenetv2_x0_5", "mobilenetv3_small"}
+    assert ("random_bits" in operations({"dropout": jax.random.key(0)})) == (name in originals)
+
+
+def test_initial_spread(compiled):
+    """He's normal by fan-out in RepDistiller's, PyTorch's uniform in the survey's."""
+
+    def params(name):
+        model = models.create(name, num_classes=10)
+        return compiled(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+
+    kernel = params("resnet8")["layer3_0_conv2"]["kernel"]
     assert np.std(kernel) == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.02)
-    variables = jax.jit(models.create("distiller_resnet8", num_classes=10).init)(
-        jax.random.key(0), jnp.zeros((1, 16, 16, 3))
-    )
-    kernel = variables["params"]["layer3_0_conv2"]["kernel"]
+    uniform = params("distiller_resnet8")
+    kernel = uniform["layer3_0_conv2"]["kernel"]
     assert np.abs(kernel).max() == pytest.approx(1 / math.sqrt(9 * 64), rel=0.01)
-    kernel = variables["params"]["linear"]["kernel"]
+    kernel = uniform["linear"]["kernel"]
     assert np.abs(kernel).max() == pytest.approx(1 / math.sqrt(kernel.shape[0]), rel=0.02)

@@ -4,6 +4,7 @@
 the weights are made by a rule from the keys of the state dict.
 """
 
+import functools
 import json
 import zlib
 from pathlib import Path
@@ -46,27 +47,20 @@ def images(resolution: int = 32) -> np.ndarray:
     return nchw.astype(np.float32).transpose(0, 2, 3, 1)
 
 
-def apply(model, variables, inputs, **kwargs):
-    """Compiled without optimisation, which takes a fraction of the time."""
-    function = jax.jit(lambda variables, inputs: model.apply(variables, inputs, **kwargs))
-    options = {"xla_backend_optimization_level": 0}
-    return function.lower(variables, inputs).compile(compiler_options=options)(variables, inputs)
-
-
 def assert_close(actual, expected) -> None:
     assert actual.shape == expected.shape
     assert np.abs(actual - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("entry", [e for e in ENTRIES if ENTRIES[e]["kdjax"] != "generator"])
-def test_original(entry):
+def test_original(entry, compiled):
     content = ENTRIES[entry]
     name, classes = content["kdjax"], content["num_classes"]
     state_dict = {key: weight(key, tuple(shape)) for key, shape in content["state_dict"]}
     variables = torch_import.convert(name, state_dict, num_classes=classes)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == content["params"]
 
-    outputs = apply(models.create(name, num_classes=classes), variables, images())
+    outputs = compiled(models.create(name, num_classes=classes).apply, variables, images())
     with np.load(REFERENCE / "models.npz") as arrays:
         assert_close(outputs.logits, arrays[f"{entry}/logits"])
         for tap in content["taps"]:
@@ -79,7 +73,7 @@ def test_original(entry):
             assert_close(value, arrays[f"{entry}/tap/{tap}"])
 
 
-def test_original_generator():
+def test_original_generator(compiled):
     content = ENTRIES["zskt.generator"]
     state_dict = {key: weight(key, tuple(shape)) for key, shape in content["state_dict"]}
     variables = torch_import.convert("generator", state_dict)
@@ -87,7 +81,8 @@ def test_original_generator():
 
     latents = np.random.RandomState(SEED).randn(6, content["z_dim"]).astype(np.float32)
     generator = models.create("generator", image_shape=(32, 32, 3), latent_dim=100)
-    made, _ = apply(generator, variables, latents, train=True, mutable=["batch_stats"])
+    train = functools.partial(generator.apply, train=True, mutable=["batch_stats"])
+    made, _ = compiled(train, variables, latents)
     with np.load(REFERENCE / "models.npz") as arrays:
         assert_close(made, arrays["zskt.generator/images"])
 
@@ -110,13 +105,13 @@ MORE = [
 @pytest.mark.parametrize(
     ("name", "kwargs", "resolution", "expected"), MORE, ids=[f"{m[0]}-{m[2]}" for m in MORE]
 )
-def test_original_literals(name, kwargs, resolution, expected):
+def test_original_literals(name, kwargs, resolution, expected, compiled):
     model = models.create(name, num_classes=10, **kwargs)
     shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), model.example())
     empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), shapes)
     keys = torch_import.export(name, empty, num_classes=10, **kwargs)
     state_dict = {key: weight(key, value.shape) for key, value in keys.items()}
     variables = torch_import.convert(name, state_dict, num_classes=10, **kwargs)
-    logits = apply(model, variables, images(resolution)).logits
+    logits = compiled(model.apply, variables, images(resolution)).logits
     error = np.abs(np.asarray(logits[0, :4]) - expected).max()
     assert error <= TOLERANCE * np.abs(logits).max()

@@ -5,12 +5,12 @@ import pytest
 from kdjax import models
 
 
-def test_variables_say_where_the_shortcut_starts():
+def test_variables_say_where_the_shortcut_starts(compiled, random_variables):
     """The same numbers under the reproduction's names give another function."""
     images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
     model = models.create("wrn_10_1", num_classes=10)
     raw_model = models.create("wrn_10_1", num_classes=10, raw_shortcut=True)
-    variables = jax.jit(model.init)(jax.random.key(0), images)
+    variables = random_variables(model)
     raw_variables = {
         "params": {
             name.replace("convShortcut", "shortcut_0"): leaf
@@ -18,10 +18,10 @@ def test_variables_say_where_the_shortcut_starts():
         },
         "batch_stats": variables["batch_stats"],
     }
-    apply = jax.jit(model.apply)
-    raw = apply(raw_variables, images).logits
-    np.testing.assert_allclose(jax.jit(raw_model.apply)(raw_variables, images).logits, raw)
-    assert np.abs(apply(variables, images).logits - raw).max() > 1e-3
+    raw = compiled(model.apply, raw_variables, images).logits
+    same = compiled(raw_model.apply, raw_variables, images).logits
+    np.testing.assert_allclose(same, raw, rtol=1e-6)
+    assert np.abs(compiled(model.apply, variables, images).logits - raw).max() > 1e-3
 
 
 @pytest.mark.parametrize("raw_shortcut", [False, True])
