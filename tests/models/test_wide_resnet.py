@@ -32,3 +32,18 @@ def test_names(raw_shortcut):
     assert [name for name in params if "hortcut" in name] == [
         f"block{stage}_layer_0_{expected}" for stage in (2, 3)
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "raw_shortcut"),
+    [
+        ("block2.0.shortcut.0.weight", True),
+        (".params['block2_layer_0_shortcut_0']['kernel']", True),
+        ("block2.layer.0.convShortcut.weight", False),
+        (".params['block2_layer_0_convShortcut']['kernel']", False),
+    ],
+)
+def test_variant(key, raw_shortcut):
+    """Keys of a state dict and of a checkpoint tell."""
+    model = models.create("wrn_10_1", num_classes=10)
+    assert model.variant_for(["conv1.weight", key]).raw_shortcut == raw_shortcut
