@@ -100,6 +100,7 @@ def main() -> None:
         start = time.perf_counter()
         for call in range(calls):
             state, metrics = step(state, variables, data, batch(call), key)
+            parallel.settle(metrics)
         jax.block_until_ready(metrics)
         speeds.append(calls * per_call * b / (time.perf_counter() - start))
         print(f"{speeds[-1]:,.1f} images/s")

@@ -260,6 +260,7 @@ class Evaluator:
             batch = batches.read(images, np.where(places < n, places, 0).astype(np.int32))
             sharded = {key: self._devices.shard(value) for key, value in batch.items()}
             parts.append(self._step(variables, resident, sharded))
+            parallel.settle(parts[-1])
         return np.concatenate([np.asarray(p).reshape(size, -1) for p in parts])[:n]
 
 
@@ -512,6 +513,7 @@ def _train(
             calls = [next(stream) for _ in range(count)]
             batch = {k: devices.shard(np.stack([c[k] for c in calls]), axis=1) for k in calls[0]}
             state, values = train_step(state, teacher_variables, resident, batch, key)
+            parallel.settle(values)
             pending.append((count, values))
             step += count
             log.advance(step)

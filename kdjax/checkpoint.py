@@ -6,6 +6,7 @@ with another number of devices, and with a checksum, because Orbax loads some
 damaged array files without a word.
 """
 
+import json
 import shutil
 import zlib
 from pathlib import Path
@@ -36,6 +37,7 @@ class Checkpoints:
           UserError: if the folder cannot be read as checkpoints.
         """
         self._folder = Path(folder).absolute()
+        self._keep_best = keep_best
         if not read_only:
             # What an interrupted deletion left behind.
             shutil.rmtree(self._folder / _TRASH, ignore_errors=True)
@@ -76,7 +78,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(arrays),
-                extra=ocp.args.JsonSave(extra | {"crc32": _checksum(arrays)}),
+                extra=ocp.args.JsonSave(extra | {"crc32": _checksum(arrays, extra)}),
             ),
             metrics=None if score is None else {"score": score},
         )
@@ -88,8 +90,9 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The step with the highest score, if scores were given."""
-        return self._manager.best_step()
+        """The step with the highest score, or None where no scores are kept."""
+        # Without scores, Orbax's own best is the latest.
+        return self._manager.best_step() if self._keep_best else None
 
     def read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays saved at `step` by their path in the tree, and the extras.
@@ -110,7 +113,8 @@ class Checkpoints:
         except Exception as error:
             # Damage shows in many exception types; all mean the same to the user.
             raise UserError(f"corrupt {where}: {first_line(error)}") from None
-        if extra.pop("crc32", None) != _checksum(arrays):
+        # Checkpoints from before the extras were covered carry the checksum of the arrays alone.
+        if extra.pop("crc32", None) not in (_checksum(arrays, extra), _checksum(arrays)):
             raise UserError(f"corrupt {where}: its checksum does not match")
         return arrays, extra
 
@@ -180,8 +184,8 @@ def unflatten(arrays: dict[str, np.ndarray], like: PyTree, where: str) -> PyTree
     return jax.tree.unflatten(jax.tree.structure(like), [arrays[key] for key in expected])
 
 
-def _checksum(arrays: dict[str, np.ndarray]) -> int:
-    crc = 0
+def _checksum(arrays: dict[str, np.ndarray], extra: dict[str, Any] | None = None) -> int:
+    crc = 0 if extra is None else zlib.crc32(json.dumps(extra, sort_keys=True).encode())
     for key in sorted(arrays):
         crc = zlib.crc32(np.ascontiguousarray(arrays[key]).tobytes(), zlib.crc32(key.encode(), crc))
     return crc

@@ -38,6 +38,9 @@ def set_up_host() -> None:
         flags += f" --xla_force_host_platform_device_count={cores}"
         if "xla_cpu_multi_thread_eigen" not in flags:
             flags += " --xla_cpu_multi_thread_eigen=false"
+        if "xla_cpu_collective_call_terminate" not in flags:
+            # By default a machine that sleeps or starves for 40 s ends the process.
+            flags += " --xla_cpu_collective_call_terminate_timeout_seconds=3600"
         os.environ["XLA_FLAGS"] = flags.strip()
     if not any(key.startswith("MALLOC_") for key in os.environ):
         # Not glibc (macOS, musl): nothing to set.
@@ -58,6 +61,17 @@ def set_up_cache(folder: str) -> None:
 def on_cpu() -> bool:
     """Whether JAX computes on the CPU, where loops inside a program are slow."""
     return jax.default_backend() == "cpu"
+
+
+def settle(outputs: PyTree) -> None:
+    """Waits for a call's outputs on the CPU; returns at once elsewhere.
+
+    With several calls in flight, virtual devices share one pool of threads, and an
+    all-reduce of one call has been seen waiting forever for a device whose thread another
+    held. On an accelerator, calls in flight are what hides the host's work.
+    """
+    if on_cpu():
+        jax.block_until_ready(outputs)
 
 
 def default_steps_per_call() -> int:

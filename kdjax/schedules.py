@@ -66,6 +66,7 @@ def create(
                 decay = decay * jnp.where(step >= edge, factor, 1.0)
         else:
             decay = jnp.ones(())
-        return peak * rise * decay
+        # A constant without warm-up is still as long as the steps.
+        return jnp.broadcast_to(peak * rise * decay, step.shape)
 
     return schedule

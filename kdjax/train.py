@@ -238,7 +238,7 @@ def make_train_step(
             opt_state=opt_state,
             ema=average,
         )
-        return state, metrics | {"gradient_norm": optax.global_norm(grad)}
+        return state, metrics | {"gradient_norm": optax.tree.norm(grad)}
 
     def step(
         state: TrainState, teacher_variables: Any, data: Any, batch: Any, rng: Array

@@ -122,6 +122,8 @@ def load(
     }  # fmt: skip
     if kind not in readers or bool(rest) == (kind == "digits"):
         raise UserError(f"unknown data set {name!r}: choose from {KINDS}")
+    if resize < 0:
+        raise UserError(f"data.resize is {resize}: it is a side in pixels, or 0")
     train, test, num_classes = readers[kind](
         rest, dir=dir, train_split=train_split, test_split=test_split, resize=resize,
         memory=memory * 1e9,
@@ -135,6 +137,8 @@ def load(
     held_out = None
     if validation:
         n = max(1, round(validation * len(train)))
+        if n == len(train):
+            raise UserError(f"data.validation is {validation}: it would hold out all {n} images")
         held_out, order = train.subset(np.sort(order[:n])), order[n:]
     if train_examples:
         if not 0 < train_examples <= len(order):
@@ -233,7 +237,9 @@ def _npz(file: str, *, resize: int, **_: Any) -> tuple[Split, Split, int]:
                 f"[{len(images)}]"
             )
         if resize:
-            images = np.stack([_resized(image, resize) for image in images])
+            resized = [_resized(image, resize) for image in images]
+            empty = np.empty((0, resize, resize, images.shape[-1]), np.uint8)
+            images = np.stack(resized) if resized else empty
         splits.append(Split(images, labels.astype(np.int32)))
     if splits[0].images.shape[1:] != splits[1].images.shape[1:]:
         raise UserError(
@@ -271,9 +277,13 @@ def _folder(
     if not files[train_folder] or not files[test_folder]:
         empty = test_folder if files[train_folder] else train_folder
         raise UserError(f"no .png or .jpg images in {str(empty)!r}/<class>/")
-    with Image.open(files[train_folder][0][0]) as first:
-        mode = "L" if first.mode in ("1", "L") else "RGB"
-        expected = (resize, resize) if resize else first.size[::-1]
+    first_path = files[train_folder][0][0]
+    try:
+        with Image.open(first_path) as first:
+            mode = "L" if first.mode in ("1", "L") else "RGB"
+            expected = (resize, resize) if resize else first.size[::-1]
+    except OSError as error:
+        raise UserError(f"cannot read {str(first_path)!r}: {first_line(error)}") from None
 
     def read(paths: list[Path]) -> list[np.ndarray]:
         images = []

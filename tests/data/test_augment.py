@@ -1,0 +1,147 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.data import augment
+
+
+def _keys(n):
+    return jax.random.split(jax.random.key(0), n)
+
+
+def _image(h=5, w=7, c=3):
+    """No two pixels are equal, and none is zero."""
+    return np.arange(1, h * w * c + 1, dtype=np.float32).reshape(h, w, c) / 1000
+
+
+def test_padded_crop_is_a_window_of_the_padded_image_and_reaches_every_window():
+    image = _image(4, 5)
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+    windows = {padded[y : y + 4, x : x + 5].tobytes(): (y, x) for y in range(3) for x in range(3)}
+    crops = np.asarray(jax.vmap(lambda key: augment.padded_crop(key, image, 1))(_keys(200)))
+    offsets = [windows[crop.tobytes()] for crop in crops]
+    counts = np.unique(offsets, axis=0, return_counts=True)[1]
+    # Nine windows, each expected 22 times with a standard deviation of 4.4.
+    assert len(counts) == 9
+    assert counts.min() >= 5
+
+
+def test_padded_crop_without_padding_is_the_image():
+    np.testing.assert_array_equal(augment.padded_crop(_keys(1)[0], _image(), 0), _image())
+
+
+def test_flip_mirrors_left_and_right_half_of_the_time():
+    flipped = np.asarray(jax.vmap(lambda key: augment.flip(key, _image()))(_keys(400)))
+    same = (flipped == _image()).all((1, 2, 3))
+    mirrored = (flipped == _image()[:, ::-1]).all((1, 2, 3))
+    assert (same ^ mirrored).all()
+    # Binomial(400, 1/2) lies within 200 +- 40 but for one key in 16,000.
+    assert abs(mirrored.sum() - 200) < 40
+
+
+def test_flip_twice_with_one_key_is_the_image():
+    for key in _keys(6):
+        twice = augment.flip(key, augment.flip(key, _image()))
+        np.testing.assert_array_equal(twice, _image())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_cutout_paints_a_square_around_a_random_pixel_in_the_given_colour(size):
+    image, fill = _image(4, 5), jnp.array([0.0, 0.5, 1.0])
+    expected = {}
+    for y in range(4):
+        for x in range(5):
+            top, left = y - size // 2, x - size // 2
+            painted = image.copy()
+            painted[max(top, 0) : top + size, max(left, 0) : left + size] = fill
+            expected[painted.tobytes()] = (y, x)
+    painted = np.asarray(jax.vmap(lambda key: augment.cutout(key, image, size, fill))(_keys(400)))
+    centres = {expected[p.tobytes()] for p in painted}
+    assert len(centres) == len(set(expected.values())) == 20
+
+
+def test_cutout_of_an_image_of_another_type_keeps_the_type():
+    image = jnp.ones((4, 4, 1), jnp.bfloat16)
+    painted = augment.cutout(_keys(1)[0], image, 2, jnp.array([0.5]))
+    assert painted.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 12), (13, 8)])
+def test_inception_crop_of_one_colour_is_that_colour(shape):
+    image = jnp.full((*shape, 2), 0.37)
+    crop = jax.jit(jax.vmap(lambda key: augment.inception_crop(key, image, 6, (0.05, 1.0))))
+    crops = crop(_keys(32))
+    assert crops.shape == (32, 6, 6, 2)
+    np.testing.assert_allclose(crops, np.full(crops.shape, 0.37), rtol=1e-5)
+
+
+def _ramps(h, w):
+    """Pixels that hold the coordinates of their centres, y and x."""
+    y, x = np.mgrid[:h, :w] + 0.5
+    return jnp.asarray(np.stack([y, x], -1), jnp.float32)
+
+
+def test_inception_crop_of_a_ramp_has_the_promised_area_ratio_and_place():
+    h, w, size, area = 40, 60, 16, (0.25, 0.5)
+    crop = jax.jit(
+        jax.vmap(lambda key: augment.inception_crop(key, _ramps(h, w), size, area)),
+    )
+    crops = np.asarray(crop(_keys(400)))
+    # Inside, bilinear sampling of a ramp is exact: one step is the scale.
+    ys, xs = crops[:, :, 0, 0], crops[:, 0, :, 1]
+    step_y, step_x = np.median(np.diff(ys), axis=1), np.median(np.diff(xs), axis=1)
+    height, width = step_y * size, step_x * size
+    share, ratio = height * width / (h * w), width / height
+    assert share.min() >= 0.25 - 1e-4
+    assert share.max() <= 0.5 + 1e-4
+    assert ratio.min() >= 3 / 4 - 1e-4
+    assert ratio.max() <= 4 / 3 + 1e-4
+    # The drawn ranges are used, not only respected.
+    assert share.min() < 0.27
+    assert share.max() > 0.48
+    assert ratio.min() < 0.77
+    assert ratio.max() > 1.3
+    # The part's centre is the mean of the two middle samples; it stays in the image.
+    middle_y, middle_x = ys[:, 7:9].mean(1), xs[:, 7:9].mean(1)
+    top, bottom = middle_y - height / 2, middle_y + height / 2
+    left, right = middle_x - width / 2, middle_x + width / 2
+    assert min(top.min(), left.min()) >= -1e-3
+    assert bottom.max() <= h + 1e-3
+    assert right.max() <= w + 1e-3
+    assert top.min() < 0.5
+    assert bottom.max() > h - 0.5
+    assert left.min() < 0.5
+    assert right.max() > w - 0.5
+
+
+def _whole(image):
+    return jax.jit(jax.vmap(lambda key: augment.inception_crop(key, image, 8, (1.0, 1.0))))(
+        _keys(8)
+    )
+
+
+def test_inception_crop_of_a_whole_square_image_is_the_image():
+    # Of area 1, only an aspect ratio of exactly 1 fits; the fallback is the whole square.
+    image = jnp.asarray(np.random.default_rng(0).random((8, 8, 3)), jnp.float32)
+    for crop in _whole(image):
+        np.testing.assert_allclose(crop, image, atol=1e-5)
+
+
+def test_inception_crop_falls_back_to_the_central_square():
+    # Nothing as large as the image has an aspect ratio of at most 4/3.
+    image = _ramps(8, 16)
+    for crop in _whole(image):
+        np.testing.assert_allclose(crop, image[:, 4:12], atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "top", "left"), [(4, 1, 2), (2, 2, 3), (6, 0, 1)])
+def test_central_crop_is_the_middle(size, top, left):
+    image = _image(6, 8)
+    np.testing.assert_array_equal(
+        augment.central_crop(image, size), image[top : top + size, left : left + size]
+    )
+
+
+def test_central_crop_of_the_images_own_size_is_the_image():
+    np.testing.assert_array_equal(augment.central_crop(_image(5, 5), 5), _image(5, 5))

@@ -1,0 +1,120 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.data import batches
+from kdjax.data.sources import Lazy, Split
+from kdjax.types import UserError
+
+N = 10
+IMAGES = np.random.default_rng(0).integers(0, 256, (N, 2, 3, 1)).astype(np.uint8)
+LABELS = np.arange(N, dtype=np.int32)[::-1].copy()
+
+
+def _read(positions):
+    return [IMAGES[i] for i in positions]
+
+
+@pytest.fixture
+def resident():
+    return Split(IMAGES, LABELS)
+
+
+@pytest.fixture
+def lazy():
+    return Split(Lazy(N, _read), LABELS)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 10, 23])
+def test_each_epoch_shows_every_example_once_and_batches_straddle_epochs(batch_size):
+    steps = 5 * N // batch_size + 1
+    parts = [batches.positions(N, batch_size, 7, step) for step in range(steps)]
+    assert all(part.shape == (batch_size,) and part.dtype == np.int32 for part in parts)
+    line = np.concatenate(parts)
+    epochs = line[: 5 * N].reshape(5, N)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(N), (5, 1)))
+    assert len({tuple(epoch) for epoch in epochs}) == 5
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    one = batches.positions(1000, 64, 1, 20)
+    batches.positions(1000, 64, 2, 3)
+    batches._epoch_order.cache_clear()
+    np.testing.assert_array_equal(batches.positions(1000, 64, 1, 20), one)
+    assert not np.array_equal(batches.positions(1000, 64, 2, 20), one)
+    assert not np.array_equal(batches.positions(1000, 64, 1, 21), one)
+
+
+def test_the_order_does_not_depend_on_the_batch_size():
+    small = np.concatenate([batches.positions(N, 3, 0, step) for step in range(10)])
+    large = np.concatenate([batches.positions(N, 5, 0, step) for step in range(6)])
+    np.testing.assert_array_equal(small, large)
+
+
+def _gathered(split, **kwargs):
+    data = jax.tree.map(jnp.asarray, batches.resident(split))
+    return [
+        (batch["index"], *batches.gather(data, batch))
+        for batch in batches.stream(split, batch_size=4, seed=3, **kwargs)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["resident", "lazy"])
+def test_gather_gives_the_images_and_labels_of_the_batch(kind, request):
+    split = request.getfixturevalue(kind)
+    gathered = _gathered(split, start=0, stop=6)
+    assert len(gathered) == 6
+    for step, (index, images, labels) in enumerate(gathered):
+        np.testing.assert_array_equal(index, batches.positions(N, 4, 3, step))
+        np.testing.assert_array_equal(images, IMAGES[index])
+        np.testing.assert_array_equal(labels, LABELS[index])
+        assert images.dtype == jnp.uint8
+
+
+def test_images_decoded_on_demand_are_not_resident(resident, lazy):
+    assert set(batches.resident(resident)) == {"images", "labels"}
+    assert set(batches.resident(lazy)) == {"labels"}
+    assert set(batches.read(resident, np.array([1]))) == {"index"}
+    assert set(batches.read(lazy, np.array([1]))) == {"index", "images"}
+
+
+def test_a_stream_through_grain_is_in_the_resident_order(resident, lazy):
+    chex.assert_trees_all_equal(
+        _gathered(lazy, start=0, stop=12), _gathered(resident, start=0, stop=12)
+    )
+
+
+@pytest.mark.parametrize("kind", ["resident", "lazy"])
+def test_a_stream_from_the_middle_is_the_tail_of_the_whole(kind, request):
+    split = request.getfixturevalue(kind)
+    whole = _gathered(split, start=0, stop=9)
+    chex.assert_trees_all_equal(_gathered(split, start=5, stop=9), whole[5:])
+
+
+@pytest.mark.parametrize("kind", ["resident", "lazy"])
+def test_a_stream_without_steps_is_empty(kind, request):
+    assert _gathered(request.getfixturevalue(kind), start=4, stop=4) == []
+
+
+def test_an_error_while_decoding_reaches_the_reader():
+    def read(positions):
+        if list(positions) != [0]:
+            raise UserError("cannot read 'x.png'")
+        return _read(positions)
+
+    split = Split(Lazy(N, read), LABELS)
+    with pytest.raises(UserError, match=r"cannot read 'x.png'"):
+        list(batches.stream(split, batch_size=4, seed=0, start=0, stop=2))
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(8, 1), (8, 4), (8, 8)])
+def test_a_batch_size_that_can_be_cut_is_accepted(batch_size, accumulate):
+    assert batches.check_batch_size(batch_size, accumulate) is None
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(0, 1), (-4, 2), (8, 0), (8, 3), (8, 16)])
+def test_a_batch_size_that_cannot_be_cut_is_refused(batch_size, accumulate):
+    with pytest.raises(UserError, match=f"batch_size is {batch_size} and accumulate {accumulate}"):
+        batches.check_batch_size(batch_size, accumulate)

@@ -1,0 +1,194 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import parallel
+from kdjax.data import views
+from kdjax.types import UserError
+
+B, SIZE, K = 8, 6, 4
+AUGMENTED = {"crop": "padded", "padding": 2, "cutout": 2, "fill": (0.5, 0.5, 0.5)}
+MIXED = {"teacher_view": "function_matching", "mixup": 1.0}
+PLAIN = {"crop": "none", "flip": False}
+
+
+@pytest.fixture
+def images():
+    return jnp.asarray(np.random.default_rng(0).integers(0, 256, (B, SIZE, SIZE, 3)), jnp.uint8)
+
+
+LABELS = jnp.array([0, 1, 2, 3, 0, 1, 2, 3])
+
+
+def _make(**kwargs):
+    return views.make_views(num_classes=K, image_size=SIZE, **kwargs)
+
+
+def _key(seed=0):
+    return jax.random.key(seed)
+
+
+def _pixels(images):
+    return np.asarray(images, np.float32) / 255
+
+
+def test_evaluation_view_is_the_middle_in_zero_to_one():
+    images = np.random.default_rng(0).integers(0, 256, (2, 6, 8, 1)).astype(np.uint8)
+    np.testing.assert_allclose(
+        views.evaluation_view(jnp.asarray(images), 4), _pixels(images)[:, 1:5, 2:6], rtol=1e-6
+    )
+
+
+def test_without_augmentation_both_see_the_plain_images(images):
+    for name in views.TEACHER_VIEWS:
+        seen = _make(**PLAIN, teacher_view=name)(_key(), images, LABELS)
+        np.testing.assert_allclose(seen.student, _pixels(images), rtol=1e-6)
+        np.testing.assert_allclose(seen.teacher, _pixels(images), rtol=1e-6)
+        np.testing.assert_array_equal(seen.labels, np.eye(K)[LABELS])
+
+
+def test_a_fixed_teacher_sees_the_evaluation_view_in_every_step(images):
+    make = _make(**AUGMENTED, teacher_view="fixed")
+    one, two = make(_key(0), images, LABELS), make(_key(1), images, LABELS)
+    plain = views.evaluation_view(images, SIZE)
+    chex.assert_trees_all_equal(one.teacher, plain)
+    chex.assert_trees_all_equal(two.teacher, plain)
+    assert not np.array_equal(one.student, plain)
+    assert not np.array_equal(one.student, two.student)
+
+
+def test_an_independent_teacher_sees_an_augmentation_of_its_own(images):
+    seen = _make(**AUGMENTED, teacher_view="independent")(_key(), images, LABELS)
+    plain = views.evaluation_view(images, SIZE)
+    for a, b in ((seen.student, seen.teacher), (seen.teacher, plain)):
+        differ = np.any(np.asarray(a) != np.asarray(b), axis=(1, 2, 3))
+        assert differ.sum() >= B - 1
+
+
+def test_a_consistent_teacher_sees_what_the_student_sees_unmixed(images):
+    consistent = _make(**AUGMENTED, teacher_view="consistent")(_key(), images, LABELS)
+    fixed = _make(**AUGMENTED, teacher_view="fixed")(_key(), images, LABELS)
+    chex.assert_trees_all_equal(consistent.teacher, consistent.student)
+    # The student's augmentation does not depend on what the teacher sees.
+    chex.assert_trees_all_equal(consistent.student, fixed.student)
+    np.testing.assert_array_equal(consistent.labels, np.eye(K)[LABELS])
+
+
+def _weights(mixed, plain):
+    """The weights that mix each row of `plain` with the one before it, and how well they fit."""
+    mixed, plain = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (mixed, plain))
+    own, other = plain, np.roll(plain, 1, axis=0)
+    weight = ((mixed - other) * (own - other)).sum(1) / ((own - other) ** 2).sum(1)
+    error = mixed - weight[:, None] * own - (1 - weight[:, None]) * other
+    return weight, np.abs(error).max()
+
+
+@pytest.mark.parametrize("mixup_weight", views.MIXUP_WEIGHTS)
+def test_function_matching_mixes_images_and_labels_with_one_weight_for_both_networks(
+    images, mixup_weight
+):
+    seen = _make(**AUGMENTED, **MIXED, mixup_weight=mixup_weight)(_key(), images, LABELS)
+    plain = _make(**AUGMENTED, teacher_view="function_matching")(_key(), images, LABELS)
+    chex.assert_trees_all_equal(seen.teacher, seen.student)
+    of_images, error = _weights(seen.student, plain.student)
+    assert error < 1e-6
+    of_labels, error = _weights(seen.labels, plain.labels)
+    assert error < 1e-6
+    np.testing.assert_allclose(of_images, of_labels, atol=1e-5)
+    np.testing.assert_allclose(seen.labels.sum(-1), np.ones(B), rtol=1e-6)
+    spread = of_images.max() - of_images.min()
+    assert spread < 1e-5 if mixup_weight == "batch" else spread > 0.05
+
+
+@pytest.mark.parametrize("mixup_weight", views.MIXUP_WEIGHTS)
+def test_the_larger_share_is_the_images_own_and_uniform_for_p_of_one(images, mixup_weight):
+    # Larger parts of Beta(1, 1) are uniform in [0.5, 1].
+    make = jax.jit(_make(**PLAIN, **MIXED, mixup_weight=mixup_weight))
+    weights = []
+    for seed in range(100):
+        weights.extend(_weights(make(_key(seed), images, LABELS).labels, np.eye(K)[LABELS])[0])
+    assert min(weights) >= 0.5 - 1e-6
+    assert max(weights) <= 1 + 1e-6
+    quartiles = np.quantile(weights, [0.25, 0.5, 0.75])
+    # The standard error of the median of 100 uniform draws from an interval of 1/2 is 0.025.
+    np.testing.assert_allclose(quartiles, [0.625, 0.75, 0.875], atol=0.08)
+
+
+def test_p_shapes_the_distribution_of_the_weight(images):
+    # Beta(50, 50) is close to 1/2.
+    make = _make(**PLAIN, teacher_view="function_matching", mixup=50.0, mixup_weight="example")
+    weights, _ = _weights(make(_key(), images, LABELS).labels, np.eye(K)[LABELS])
+    assert weights.max() < 0.7
+
+
+def test_unknown_labels_are_rows_of_zeros(images):
+    labels = jnp.full(B, -1).at[3].set(2)
+    expected = np.zeros((B, K))
+    expected[3, 2] = 1
+    seen = _make(**AUGMENTED)(_key(), images, labels)
+    np.testing.assert_array_equal(seen.labels, expected)
+    mixed = _make(**AUGMENTED, **MIXED)(_key(), images, jnp.full(B, -1))
+    np.testing.assert_array_equal(mixed.labels, np.zeros((B, K)))
+
+
+@pytest.mark.parametrize("crop", views.CROPS)
+def test_views_are_float32_of_the_networks_size_in_zero_to_one(crop):
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (B, 9, 8, 1)), jnp.uint8)
+    seen = _make(crop=crop, teacher_view="independent")(_key(), images, LABELS)
+    for view in (seen.student, seen.teacher):
+        chex.assert_shape(view, (B, SIZE, SIZE, 1))
+        assert view.dtype == jnp.float32
+        assert view.min() >= 0
+        # Bilinear weights sum to one but for rounding.
+        assert view.max() <= 1 + 1e-6
+
+
+def test_examples_of_one_batch_are_augmented_differently():
+    one = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 1))
+    images = jnp.asarray(np.repeat(one, B, axis=0), jnp.uint8)
+    seen = _make(crop="padded", padding=4)(_key(), images, LABELS)
+    assert len({view.tobytes() for view in np.asarray(seen.student)}) > B // 2
+
+
+def _on_devices(make, images, count):
+    devices = parallel.Devices(jax.local_devices()[:count])
+    mapped = devices.map(lambda key, x, y: make(key, x, y, parallel.AXIS), (None, 0, 0), out_axes=0)
+    shards = mapped(_key(), devices.shard(np.asarray(images)), devices.shard(np.array(LABELS)))
+    return jax.tree.map(lambda x: np.asarray(x).reshape(B, *x.shape[2:]), shards)
+
+
+@pytest.mark.parametrize("mixed", [{"teacher_view": "independent"}, MIXED])
+@pytest.mark.parametrize("crop", ["padded", "inception"])
+def test_views_on_two_devices_are_exactly_those_on_one(images, crop, mixed):
+    make = _make(**(AUGMENTED | {"crop": crop}), **mixed)
+    one, two = (_on_devices(make, images, count) for count in (1, 2))
+    chex.assert_trees_all_equal(one, two)
+    # Nor does a batch that is not mapped at all look different, but for rounding: the last
+    # bit of a position below 8 on each of two axes, where neighbours differ by at most 1.
+    chex.assert_trees_all_close(one, make(_key(), images, LABELS), rtol=0, atol=2 * 2**-21)
+
+
+def test_a_weight_an_example_does_not_depend_on_the_number_of_devices(images):
+    make = _make(**AUGMENTED, **MIXED, mixup_weight="example")
+    one, two = (_on_devices(make, images, count) for count in (1, 2))
+    # XLA fuses the sum differently for shards of another size: the last bit of a pixel.
+    chex.assert_trees_all_close(one, two, rtol=0, atol=2**-23)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"teacher_view": "fix"}, "augment.teacher_view 'fix': choose from fixed, independent"),
+        ({"crop": "random"}, "augment.crop 'random': choose from none, padded, inception"),
+        ({"mixup_weight": "image"}, "augment.mixup_weight 'image': choose from batch, example"),
+        *(
+            ({"mixup": 0.5, "teacher_view": name}, f"mixup is 0.5 but .* {name!r}")
+            for name in ("fixed", "independent", "consistent")
+        ),
+    ],
+)
+def test_a_mistake_names_what_was_given_and_what_is_allowed(arguments, message):
+    with pytest.raises(UserError, match=message):
+        _make(**arguments)

@@ -1,0 +1,141 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import distillers, losses
+from kdjax.distillers.combine import require_teachers
+from kdjax.types import Context, Distiller, MethodLoss, Outputs, UserError
+
+
+def _outputs(seed, b=4, k=3):
+    logits = np.random.default_rng(seed).normal(size=(b, k)).astype(np.float32)
+    return Outputs(jnp.asarray(logits), {})
+
+
+def _context(step=0, teachers=1):
+    return Context(
+        student=_outputs(0),
+        teachers=tuple(_outputs(1 + i) for i in range(teachers)),
+        labels=jnp.eye(3)[jnp.array([0, 1, 2, 0])],
+        index=jnp.arange(4),
+        step=jnp.int32(step),
+        rng=jax.random.key(0),
+    )
+
+
+def _counter(start):
+    """A method with a parameter, a state that counts its calls, and a metric."""
+
+    def init(rng, context):
+        return {"params": {"w": jnp.float32(start)}, "state": {"calls": jnp.int32(0)}}
+
+    def loss(variables, context):
+        calls = variables["state"]["calls"] + 1
+        value = variables["params"]["w"] * jnp.arange(4.0)
+        noise = jax.random.uniform(context.rng)
+        return MethodLoss(value, {"calls": calls}, {"calls": calls, "noise": noise})
+
+    return Distiller(init, loss)
+
+
+def _evaluate(distiller, context):
+    return distiller.loss(distiller.init(jax.random.key(0), context), context)
+
+
+def test_the_sum_is_that_of_weights_times_means():
+    context = _context()
+    both = distillers.weighted_sum(
+        label=(0.1, distillers.cross_entropy()), kd=(0.9, distillers.kd(temperature=2.0))
+    )
+    ce = losses.cross_entropy(context.student.logits, context.labels).mean()
+    kd = losses.kd(context.student.logits, context.teachers[0].logits, temperature=2.0).mean()
+    value, state, metrics = _evaluate(both, context)
+    chex.assert_shape(value, ())
+    np.testing.assert_allclose(value, 0.1 * ce + 0.9 * kd, rtol=1e-6)
+    chex.assert_trees_all_close(metrics, {"label": ce, "kd": kd}, rtol=1e-6)
+    assert state == {"label": {}, "kd": {}}
+
+
+def test_a_scheduled_weight_follows_the_step_and_is_logged():
+    method = distillers.weighted_sum(
+        ce=(lambda step: jnp.where(step < 5, 2.0, 0.0), distillers.cross_entropy())
+    )
+    plain = losses.cross_entropy(_context().student.logits, _context().labels).mean()
+    for step, weight in ((4, 2.0), (5, 0.0)):
+        value, _, metrics = _evaluate(method, _context(step))
+        np.testing.assert_allclose(value, weight * plain, rtol=1e-6)
+        assert metrics["ce/weight"] == weight
+        np.testing.assert_allclose(metrics["ce"], plain, rtol=1e-6)
+
+
+def test_each_term_has_its_own_parameters_state_metrics_and_randomness():
+    method = distillers.weighted_sum(a=(1.0, _counter(1.0)), b=(10.0, _counter(2.0)))
+    variables = method.init(jax.random.key(0), _context())
+    chex.assert_trees_all_equal(
+        variables,
+        {
+            "params": {"a": {"w": jnp.float32(1)}, "b": {"w": jnp.float32(2)}},
+            "state": {"a": {"calls": jnp.int32(0)}, "b": {"calls": jnp.int32(0)}},
+        },
+    )
+    value, state, metrics = method.loss(variables, _context())
+    assert value == 1.5 + 10 * 3.0
+    assert state == {"a": {"calls": 1}, "b": {"calls": 1}}
+    assert metrics["a/calls"] == 1
+    assert metrics["a/noise"] != metrics["b/noise"]
+
+
+def test_terms_are_initialised_from_different_keys():
+    def init(rng, context):
+        return {"params": jax.random.normal(rng, (3,)), "state": {}}
+
+    method = Distiller(init, lambda variables, context: MethodLoss(0.0, {}, {}))
+    params = distillers.weighted_sum(a=(1.0, method), b=(1.0, method)).init(
+        jax.random.key(0), _context()
+    )["params"]
+    assert not np.allclose(params["a"], params["b"])
+
+
+def test_gradients_reach_each_terms_parameters_times_its_weight():
+    method = distillers.weighted_sum(a=(1.0, _counter(1.0)), b=(10.0, _counter(2.0)))
+    variables = method.init(jax.random.key(0), _context())
+
+    def objective(params):
+        return method.loss(variables | {"params": params}, _context()).value
+
+    gradient = jax.grad(objective)(variables["params"])
+    chex.assert_trees_all_close(
+        gradient, {"a": {"w": jnp.float32(1.5)}, "b": {"w": jnp.float32(15)}}
+    )
+
+
+def test_a_sum_of_sums_is_a_sum():
+    context = _context()
+    inner = distillers.weighted_sum(ce=(0.5, distillers.cross_entropy()))
+    outer = distillers.weighted_sum(x=(2.0, inner), kd=(1.0, distillers.kd()))
+    flat = distillers.weighted_sum(ce=(1.0, distillers.cross_entropy()), kd=(1.0, distillers.kd()))
+    value, _, metrics = _evaluate(outer, context)
+    np.testing.assert_allclose(value, _evaluate(flat, context).value, rtol=1e-6)
+    assert set(metrics) == {"x", "x/ce", "kd"}
+
+
+def test_kd_with_several_teachers_is_the_mean_of_their_losses():
+    context = _context(teachers=2)
+    student = context.student.logits
+    expected = (losses.kd(student, context.teachers[0].logits) / 2) + (
+        losses.kd(student, context.teachers[1].logits) / 2
+    )
+    np.testing.assert_allclose(_evaluate(distillers.kd(), context).value, expected, rtol=1e-5)
+
+
+def test_a_method_that_needs_a_teacher_says_so():
+    with pytest.raises(UserError, match="method 'kd' needs a teacher"):
+        distillers.kd().init(jax.random.key(0), _context(teachers=0))
+
+
+def test_a_teacher_with_other_classes_is_refused_with_both_numbers():
+    context = _context().replace(teachers=(_outputs(1), _outputs(1, k=7)))
+    with pytest.raises(UserError, match="'kd': the teacher has 7 classes, the student 3"):
+        require_teachers("kd", context)

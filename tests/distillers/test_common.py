@@ -1,0 +1,254 @@
+"""Properties that every method has. A method is tested by being listed in kdjax.distillers.
+
+A method whose arguments have no defaults, or do not fit these networks, gets an
+entry in ARGUMENTS.
+"""
+
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kdjax import distillers, train
+from kdjax.data import views
+from kdjax.types import Context, Network, Outputs, UserError
+
+ARGUMENTS: dict[str, dict[str, Any]] = {}
+
+CLASSES, SIDE, EXAMPLES = 5, 16, 12
+
+
+class Tiny(nn.Module):
+    """A network with every tap of the real ones: 16, 8 and 4 pixels wide."""
+
+    widths: tuple[int, int, int]
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        taps = {}
+
+        def layer(x, width, stride):
+            x = x[:, ::stride, ::stride]
+            x = nn.Dense(width, use_bias=False)(x)
+            return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+
+        x = taps["stem"] = nn.relu(layer(x, self.widths[0], 1))
+        for stage, width in enumerate(self.widths, start=1):
+            x = taps[f"stage{stage}_pre"] = layer(x, width, min(stage, 2))
+            x = taps[f"stage{stage}"] = nn.relu(x)
+        x = taps["pre_logits"] = x.mean((1, 2))
+        return Outputs(nn.Dense(CLASSES)(x), taps)
+
+
+STUDENT = Network(Tiny((3, 4, 6)), (0.5,), (0.25,))
+TEACHER = Network(Tiny((4, 6, 8)), (0.4,), (0.3,))
+
+
+def _create(name):
+    return distillers.create(name, **ARGUMENTS.get(name, {}))
+
+
+def _images(seed, b):
+    return np.random.default_rng(seed).integers(0, 256, (b, SIDE, SIDE, 1)).astype(np.uint8)
+
+
+def _context(seed=0, b=4):
+    """What a train step would show a method, by networks with random weights."""
+    images = views.as_pixels(jnp.asarray(_images(seed, b)))
+    student = STUDENT.init(jax.random.key(1), images)
+    teacher = TEACHER.init(jax.random.key(2), images)
+    labels = np.random.default_rng(3).integers(0, CLASSES, EXAMPLES).astype(np.int32)
+    index = jnp.arange(seed, seed + b, dtype=jnp.int32)
+    return Context(
+        student=STUDENT.evaluate(student, images),
+        teachers=(TEACHER.evaluate(teacher, images),),
+        labels=jax.nn.one_hot(labels[index], CLASSES),
+        index=index,
+        step=jnp.int32(seed),
+        rng=jax.random.key(seed),
+        teacher_variables=(teacher,),
+        train_labels=jnp.asarray(labels),
+    )
+
+
+def _abstract(context):
+    """The context as `init` sees it."""
+    shapes = lambda tree: jax.tree.map(  # noqa: E731
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree
+    )
+    return context.replace(
+        student=shapes(context.student),
+        teachers=shapes(context.teachers),
+        labels=shapes(context.labels),
+        index=shapes(context.index),
+        step=shapes(context.step),
+    )
+
+
+def _init(name, context):
+    distiller = _create(name)
+    return distiller, distiller.init(jax.random.key(0), _abstract(context))
+
+
+def _objective(distiller, variables, context):
+    def objective(student, params):
+        seen = context.replace(student=student)
+        term = distiller.loss({"params": params, "state": variables["state"]}, seen)
+        return jnp.mean(term.value), term
+
+    return objective
+
+
+def _value_and_gradients(name, context):
+    distiller, variables = _init(name, context)
+    objective = _objective(distiller, variables, context)
+    both = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
+    (_, term), gradients = jax.jit(both)(context.student, variables["params"])
+    return term, gradients
+
+
+every_method = pytest.mark.parametrize("name", distillers.names())
+
+
+@every_method
+def test_loss_gives_a_value_an_example_or_a_scalar_and_keeps_the_states_structure(name):
+    context = _context()
+    distiller, variables = _init(name, context)
+    assert set(variables) == {"params", "state"}
+    term = distiller.loss(variables, context)
+    assert term.value.shape in ((), (4,))
+    assert term.value.dtype == jnp.float32
+    chex.assert_trees_all_equal_shapes_and_dtypes(term.state, variables["state"])
+    chex.assert_shape(list(term.metrics.values()), ())
+
+
+@every_method
+def test_the_gradient_reaches_the_student_and_the_methods_own_parameters(name):
+    _, (student, params) = _value_and_gradients(name, _context())
+    assert optax.global_norm(student) > 0
+    for gradient in jax.tree.leaves(params):
+        assert jnp.any(gradient != 0)
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("b", [1, 4])
+def test_loss_and_gradients_are_finite(name, dtype, b):
+    context = _context(b=b)
+    cast = lambda outputs: jax.tree.map(lambda x: x.astype(dtype), outputs)  # noqa: E731
+    context = context.replace(student=cast(context.student), teachers=cast(context.teachers))
+    term, gradients = _value_and_gradients(name, context)
+    chex.assert_tree_all_finite((term, gradients))
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("size", [0.0, 1e4])
+def test_loss_and_gradients_are_finite_at_extreme_logits(name, dtype, size):
+    context = _context()
+
+    def extreme(outputs, sign):
+        logits = size * sign * jnp.sign(outputs.logits)
+        return Outputs(logits.astype(dtype), outputs.taps)
+
+    context = context.replace(
+        student=extreme(context.student, 1), teachers=(extreme(context.teachers[0], -1),)
+    )
+    term, gradients = _value_and_gradients(name, context)
+    chex.assert_tree_all_finite((term, gradients))
+
+
+@every_method
+def test_jit_equals_eager(name):
+    context = _context()
+    distiller, variables = _init(name, context)
+    chex.assert_trees_all_close(
+        jax.jit(distiller.loss)(variables, context),
+        distiller.loss(variables, context),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+@every_method
+def test_another_step_is_not_another_trace(name):
+    chex.clear_trace_counter()
+    distiller, variables = _init(name, _context())
+    loss = jax.jit(chex.assert_max_traces(distiller.loss, n=1))
+    first = loss(variables, _context(seed=0))
+    second = loss(variables | {"state": first.state}, _context(seed=1))
+    assert not np.array_equal(first.value, second.value)
+
+
+@every_method
+def test_init_and_loss_are_functions_of_their_arguments(name):
+    context = _context()
+    distiller, variables = _init(name, context)
+    again = _create(name)
+    chex.assert_trees_all_equal(again.init(jax.random.key(0), _abstract(context)), variables)
+    chex.assert_trees_all_equal(again.loss(variables, context), distiller.loss(variables, context))
+
+
+@every_method
+def test_a_train_step_sends_no_gradient_to_the_teacher(name):
+    distiller = _create(name)
+    optimizer = optax.sgd(0.0)
+    data = {"images": _images(0, EXAMPLES), "labels": np.arange(EXAMPLES, dtype=np.int32) % CLASSES}
+    data = jax.tree.map(jnp.asarray, data)
+    teacher = TEACHER.init(jax.random.key(2), jnp.zeros((1, SIDE, SIDE, 1)))
+    state = train.init_state(
+        jax.random.key(0),
+        student=STUDENT,
+        distiller=distiller,
+        optimizer=optimizer,
+        image_shape=(SIDE, SIDE, 1),
+        num_classes=CLASSES,
+        batch_size=4,
+        teachers=[TEACHER],
+        teacher_variables=[teacher],
+        train_labels=data["labels"],
+    )
+    step = train.make_train_step(
+        student=STUDENT,
+        distiller=distiller,
+        optimizer=optimizer,
+        views=views.make_views(num_classes=CLASSES, image_size=SIDE, crop="none", flip=False),
+        teachers=[TEACHER],
+    )
+    batch = {"index": jnp.arange(4)[None]}
+
+    def loss(classifier):
+        """Of the teacher's last layer, which moves nothing but its logits."""
+        params = teacher["params"] | {"Dense_4": classifier}
+        variables = teacher | {"params": params}
+        return step(state, (variables,), data, batch, jax.random.key(0))[1]["loss"]
+
+    gradient = jax.jit(jax.grad(loss))(teacher["params"]["Dense_4"])
+    chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, gradient))
+
+
+@every_method
+def test_an_unknown_argument_is_named_with_the_allowed_ones(name):
+    with pytest.raises(UserError, match=f"method '{name}' has no argument typo: choose from "):
+        distillers.create(name, typo=1)
+
+
+def test_an_unknown_method_is_named_with_the_allowed_ones():
+    with pytest.raises(UserError, match=r"unknown method 'kdd': choose from .*cross_entropy.*kd"):
+        distillers.create("kdd")
+
+
+def test_names_are_sorted_and_exported():
+    assert distillers.names() == sorted(set(distillers.names()))
+    for name in distillers.names():
+        assert callable(getattr(distillers, name))
+        assert name in distillers.__all__
+
+
+def test_no_arguments_are_listed_for_methods_that_are_gone():
+    assert set(ARGUMENTS) <= set(distillers.names())

@@ -1,0 +1,113 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from kdjax import losses
+
+
+def _logits(seed, b=6, k=5):
+    return np.random.default_rng(seed).normal(0, 3, (b, k)).astype(np.float32)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_of_indices_is_scipys(smoothing):
+    logits, labels = _logits(0), np.array([0, 1, 2, 3, 4, 0])
+    log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
+    expected = [
+        -(1 - smoothing) * row[label] - smoothing * row.mean()
+        for row, label in zip(log_p, labels, strict=True)
+    ]
+    actual = losses.cross_entropy(logits, labels, label_smoothing=smoothing)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_cross_entropy_of_probabilities_is_entropy_plus_divergence():
+    logits, p = _logits(0), scipy.special.softmax(_logits(1).astype(np.float64), axis=-1)
+    q = scipy.special.softmax(logits.astype(np.float64), axis=-1)
+    expected = (scipy.special.entr(p) + scipy.special.rel_entr(p, q)).sum(-1)
+    np.testing.assert_allclose(
+        losses.cross_entropy(logits, p.astype(np.float32)), expected, rtol=1e-5
+    )
+
+
+def test_cross_entropy_of_indices_is_that_of_their_one_hot_rows():
+    labels = np.array([4, 0, 2, 2, 1, 3])
+    chex.assert_trees_all_close(
+        losses.cross_entropy(_logits(0), labels, label_smoothing=0.2),
+        losses.cross_entropy(_logits(0), jnp.eye(5)[labels], label_smoothing=0.2),
+        rtol=1e-6,
+    )
+
+
+def test_cross_entropy_of_even_logits_is_the_log_of_the_number_of_classes():
+    np.testing.assert_allclose(
+        losses.cross_entropy(jnp.zeros((1, 8)), jnp.array([3]), label_smoothing=0.3),
+        [np.log(8)],
+        rtol=1e-6,
+    )
+
+
+def test_gradient_of_cross_entropy_is_probability_minus_label():
+    logits, labels = _logits(0), np.array([0, 1, 2, 3, 4, 0])
+    gradient = jax.grad(lambda x: losses.cross_entropy(x, labels).sum())(logits)
+    expected = scipy.special.softmax(logits.astype(np.float64), axis=-1) - np.eye(5)[labels]
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
+def test_kd_is_scipys_divergence_of_teacher_from_student_times_t_squared(temperature):
+    student, teacher = _logits(0), _logits(1)
+    q = scipy.special.softmax(student.astype(np.float64) / temperature, axis=-1)
+    p = scipy.special.softmax(teacher.astype(np.float64) / temperature, axis=-1)
+    expected = temperature**2 * scipy.special.rel_entr(p, q).sum(-1)
+    actual = losses.kd(student, teacher, temperature=temperature)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
+
+
+def test_kd_and_its_gradient_vanish_where_the_softmaxes_are_equal():
+    teacher = _logits(1)
+    student = teacher + np.arange(6, dtype=np.float32)[:, None]
+    value, gradient = jax.value_and_grad(lambda x: losses.kd(x, teacher).sum())(student)
+    np.testing.assert_allclose(value, 0, atol=1e-5)
+    np.testing.assert_allclose(gradient, np.zeros_like(teacher), atol=1e-5)
+    assert (losses.kd(_logits(0), teacher) > 0).all()
+
+
+def test_gradient_of_kd_is_t_times_the_difference_of_softened_softmaxes():
+    student, teacher, temperature = _logits(0), _logits(1), 4.0
+    gradient = jax.grad(lambda x: losses.kd(x, teacher, temperature=temperature).sum())(student)
+    q = scipy.special.softmax(student.astype(np.float64) / temperature, axis=-1)
+    p = scipy.special.softmax(teacher.astype(np.float64) / temperature, axis=-1)
+    np.testing.assert_allclose(gradient, temperature * (q - p), atol=1e-5)
+
+
+def test_gradient_of_kd_at_a_high_temperature_is_that_of_matching_centred_logits():
+    # Hinton et al. 2015, eq. 4: T^2 times 1 / (N T^2) times the difference of centred logits.
+    student, teacher = _logits(0), _logits(1)
+    student, teacher = (x - x.mean(-1, keepdims=True) for x in (student, teacher))
+    gradient = jax.grad(lambda x: losses.kd(x, teacher, temperature=1e4).sum())(student)
+    np.testing.assert_allclose(gradient, (student - teacher) / 5, atol=5e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("size", [1.0, 1e4])
+@pytest.mark.parametrize("labels", ["indices", "probabilities"])
+def test_losses_are_float32_and_finite_with_finite_gradients(dtype, size, labels):
+    student = jnp.array([[size, -size, 0.0], [0.0, size, -size]], dtype)
+    teacher = jnp.array([[-size, size, 0.0], [0.0, size, -size]], dtype)
+    y = jnp.array([1, 2]) if labels == "indices" else jnp.array([[0.0, 1, 0], [0.5, 0, 0.5]])
+    for loss, target in ((losses.cross_entropy, y), (losses.kd, teacher)):
+        value = loss(student, target)
+        chex.assert_shape(value, (2,))
+        assert value.dtype == jnp.float32
+        gradient = jax.grad(lambda x, loss=loss, t=target: loss(x, t).sum())(student)
+        chex.assert_tree_all_finite((value, gradient))
+        assert jnp.any(gradient != 0)
+
+
+def test_cross_entropy_at_extreme_logits_is_their_difference():
+    value = losses.cross_entropy(jnp.array([[1e4, -1e4, 0.0]]), jnp.array([1]))
+    np.testing.assert_allclose(value, [2e4], rtol=1e-6)

@@ -1,0 +1,37 @@
+"""Values that the methods' original PyTorch implementations gave, float32, on CPU."""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import losses
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+CASES = json.loads((REFERENCE / "losses.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    with np.load(REFERENCE / "losses.npz") as stored:
+        return dict(stored)
+
+
+def test_every_array_of_the_reference_belongs_to_a_case(arrays):
+    used = {f"{c['case']}/{name}" for c in CASES for name in [*c["inputs"], "expected"]}
+    assert used == set(arrays)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["case"])
+def test_loss_is_that_of_the_original_implementation(case, arrays):
+    if case["loss"] not in losses.__all__:
+        pytest.skip(f"kdjax.losses has no {case['loss']} yet")
+    inputs = {name: jnp.asarray(arrays[f"{case['case']}/{name}"]) for name in case["inputs"]}
+    actual = getattr(losses, case["loss"])(**inputs, **case["kwargs"])
+    expected = arrays[f"{case['case']}/expected"]
+    if actual.shape != expected.shape:
+        assert expected.shape == ()
+        actual = jnp.mean(actual)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)

@@ -1,0 +1,270 @@
+import hashlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import checkpoint, parallel
+from kdjax.checkpoint import Checkpoints
+from kdjax.types import TrainState, UserError
+
+EXTRA = {"seed": 3, "clock": {"seconds": 12.25}, "sums": {"loss": 0.1}, "steps_summed": 40}
+
+
+def _state(step=5):
+    rng = np.random.default_rng(step)
+    return TrainState(
+        step=jnp.int32(step),
+        params={
+            "conv": {"kernel": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)},
+            "half": jnp.asarray(rng.normal(size=5), jnp.bfloat16),
+        },
+        batch_stats={"mean": jnp.asarray(rng.normal(size=4), jnp.float32)},
+        method_params={},
+        method_state={"kd": {}},
+        opt_state=({"trace": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)}, ()),
+        ema={},
+    )
+
+
+def _save(folder, steps=(5,), **kwargs):
+    stored = Checkpoints(folder, **kwargs)
+    for step in steps:
+        stored.save(step, _state(step), EXTRA)
+    stored.close()
+
+
+def _restore(folder, step=5, like=None):
+    stored = Checkpoints(folder, read_only=True)
+    try:
+        return stored.restore(step, _state() if like is None else like)
+    finally:
+        stored.close()
+
+
+def _contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def test_what_is_restored_is_what_was_saved(tmp_path):
+    _save(tmp_path / "c")
+    state, extra = _restore(tmp_path / "c")
+    chex.assert_trees_all_equal(state, _state())
+    chex.assert_trees_all_equal_dtypes(state, _state())
+    assert jax.tree.structure(state) == jax.tree.structure(_state())
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(state))
+    assert extra == EXTRA
+
+
+def test_read_gives_arrays_by_their_path(tmp_path):
+    _save(tmp_path / "c")
+    stored = Checkpoints(tmp_path / "c", read_only=True)
+    arrays, extra = stored.read(5)
+    stored.close()
+    np.testing.assert_array_equal(
+        arrays[".params['conv']['kernel']"], _state().params["conv"]["kernel"]
+    )
+    assert len(arrays) == len(jax.tree.leaves(_state()))
+    assert extra == EXTRA
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_run_may_go_on_with_another_number_of_devices(tmp_path, before, after):
+    devices = parallel.Devices(jax.local_devices()[:before])
+    stored = Checkpoints(tmp_path / "c")
+    stored.save(5, devices.replicate(_state()), EXTRA)
+    stored.close()
+    state, _ = _restore(tmp_path / "c", like=jax.eval_shape(_state))
+    placed = parallel.Devices(jax.local_devices()[:after]).replicate(state)
+    assert len(placed.step.devices()) == after
+    chex.assert_trees_all_equal(jax.device_get(placed), jax.device_get(_state()))
+
+
+def test_saving_reads_the_state_before_it_returns(tmp_path):
+    stored = Checkpoints(tmp_path / "c")
+    array = np.zeros(1000)
+    stored.save(1, {"x": jnp.asarray(array)}, {})
+    array += 1
+    stored.close()
+    state, _ = _restore(tmp_path / "c", 1, like={"x": jnp.zeros(1000)})
+    np.testing.assert_array_equal(state["x"], np.zeros(1000))
+
+
+def test_the_last_two_are_kept(tmp_path):
+    _save(tmp_path / "c", steps=(1, 2, 3, 4))
+    stored = Checkpoints(tmp_path / "c")
+    assert stored.steps() == [3, 4]
+    assert stored.best_step() is None
+    stored.close()
+    chex.assert_trees_all_equal(_restore(tmp_path / "c", 3)[0], _state(3))
+
+
+def test_the_best_is_kept_beside_the_last_two(tmp_path):
+    stored = Checkpoints(tmp_path / "c", keep_best=True)
+    for step, score in ((1, 0.1), (2, 0.9), (3, 0.5), (4, 0.6), (5, 0.2)):
+        stored.save(step, _state(step), EXTRA, score=score)
+        stored.wait()
+    assert stored.best_step() == 2
+    assert stored.steps() == [2, 4, 5]
+    stored.close()
+    again = Checkpoints(tmp_path / "c", keep_best=True)
+    assert (again.best_step(), again.steps()) == (2, [2, 4, 5])
+    again.close()
+
+
+def test_a_step_that_is_there_is_left_as_it_is(tmp_path):
+    _save(tmp_path / "c")
+    stored = Checkpoints(tmp_path / "c")
+    stored.save(5, _state(6), {"seed": 4})
+    stored.close()
+    state, extra = _restore(tmp_path / "c")
+    chex.assert_trees_all_equal(state, _state(5))
+    assert extra == EXTRA
+
+
+def test_a_deleted_step_can_be_saved_again(tmp_path):
+    stored = Checkpoints(tmp_path / "c")
+    for step in (5, 6):
+        stored.save(step, _state(step), EXTRA)
+    stored.wait()
+    stored.delete(6)
+    assert stored.steps() == [5]
+    stored.save(6, _state(7), {"seed": 4})
+    stored.close()
+    state, extra = _restore(tmp_path / "c", 6)
+    chex.assert_trees_all_equal(state, _state(7))
+    assert extra == {"seed": 4}
+
+
+def test_a_step_older_than_the_last_is_refused(tmp_path):
+    _save(tmp_path / "c", steps=(5,))
+    stored = Checkpoints(tmp_path / "c")
+    with pytest.raises(UserError, match=r"cannot save step 4 in .*: newer ones exist"):
+        stored.save(4, _state(4), EXTRA)
+    stored.close()
+
+
+def test_opening_read_only_leaves_the_folder_as_it_is(tmp_path):
+    folder = tmp_path / "c"
+    _save(folder, steps=(4, 5))
+    (folder / "_trash" / "3").mkdir(parents=True)
+    (folder / "6.orbax-checkpoint-tmp").mkdir()
+    before = _contents(folder)
+    _restore(folder)
+    assert _contents(folder) == before
+
+
+def test_what_an_interruption_left_is_no_checkpoint_and_the_trash_is_emptied(tmp_path):
+    folder = tmp_path / "c"
+    _save(folder)
+    (folder / "_trash" / "3").mkdir(parents=True)
+    (folder / "6.orbax-checkpoint-tmp").mkdir()
+    stored = Checkpoints(folder)
+    assert stored.steps() == [5]
+    stored.close()
+    assert not (folder / "_trash" / "3").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "found", "expected"),
+    [
+        (lambda p: {**p, "half": p["half"][:3]}, "half", r"\(5,\)", r"\(3,\)"),
+        (lambda p: {**p, "half": p["half"].astype("float32")}, "half", "bfloat16", "float32"),
+        (lambda p: {**p, "new": p["half"]}, "new", "missing", r"\(5,\)"),
+        (lambda p: {"conv": p["conv"]}, "half", r"\(5,\)", "missing"),
+    ],
+)
+def test_a_state_of_another_structure_is_refused_with_a_key(tmp_path, change, key, found, expected):
+    _save(tmp_path / "c")
+    like = _state().replace(params=change(_state().params))
+    message = (
+        rf"does not fit the configuration: 1 arrays differ, e.g. \.params\['{key}'\] "
+        rf"is .*{found}.* and should be .*{expected}"
+    )
+    with pytest.raises(UserError, match=message):
+        _restore(tmp_path / "c", like=like)
+
+
+def test_a_step_that_is_not_there_is_an_error_of_one_line(tmp_path):
+    _save(tmp_path / "c")
+    with pytest.raises(UserError, match="checkpoint 7 in ") as caught:
+        _restore(tmp_path / "c", 7)
+    assert "\n" not in str(caught.value)
+
+
+def _flip(path, position):
+    damaged = bytearray(path.read_bytes())
+    damaged[position] ^= 1
+    path.write_bytes(damaged)
+
+
+def test_one_flipped_bit_in_any_file_is_noticed_or_harmless(tmp_path):
+    folder = tmp_path / "c"
+    _save(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    noticed, messages = set(), []
+    for path in files:
+        whole = path.read_bytes()
+        for position in sorted({*range(0, len(whole), max(1, len(whole) // 6)), len(whole) - 1}):
+            _flip(path, position)
+            try:
+                state, extra = _restore(folder)
+            except UserError as error:
+                noticed.add(path)
+                messages.append(str(error))
+            else:
+                chex.assert_trees_all_equal(state, _state())
+                assert extra == EXTRA, (path, position)
+            path.write_bytes(whole)
+    assert not any("\n" in message for message in messages)
+    # Damage to the numbers themselves is among what is noticed.
+    assert any(path.parent == folder / "5" / "state" / "d" for path in noticed)
+    assert any(path.parent.name == "extra" for path in noticed)
+    chex.assert_trees_all_equal(_restore(folder)[0], _state())
+
+
+def test_every_flipped_bit_of_the_extras_is_noticed(tmp_path):
+    folder = tmp_path / "c"
+    _save(folder)
+    (path,) = folder.glob("5/extra/metadata")
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        _flip(path, position)
+        with pytest.raises(UserError, match="corrupt checkpoint 5"):
+            _restore(folder)
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("part", ["state", "extra"])
+def test_an_emptied_file_is_noticed(tmp_path, part):
+    folder = tmp_path / "c"
+    _save(folder)
+    for path in (folder / "5" / part).rglob("*"):
+        if path.is_file() and path.name != "commit_success.txt":
+            path.write_bytes(b"")
+    with pytest.raises(UserError, match="corrupt checkpoint 5"):
+        _restore(folder)
+
+
+def test_garbled_scores_are_an_error_of_one_line(tmp_path):
+    folder = tmp_path / "c"
+    stored = Checkpoints(folder, keep_best=True)
+    stored.save(5, _state(), EXTRA, score=0.5)
+    stored.close()
+    (folder / "5" / "metrics" / "metrics").write_text("{")
+    with pytest.raises(UserError, match="corrupt checkpoints in ") as caught:
+        Checkpoints(folder, keep_best=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_unflatten_is_the_inverse_of_flatten():
+    tree = {"a": [np.arange(3), {"b": np.ones((2, 2))}], "c": (np.zeros(()),)}
+    flat = checkpoint.flatten(tree)
+    assert list(flat) == ["['a'][0]", "['a'][1]['b']", "['c'][0]"]
+    shuffled = dict(sorted(flat.items(), key=lambda item: hashlib.md5(item[0].encode()).digest()))
+    chex.assert_trees_all_equal(checkpoint.unflatten(shuffled, tree, "it"), tree)

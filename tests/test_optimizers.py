@@ -1,0 +1,175 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kdjax import optimizers
+from kdjax.types import UserError
+
+STEPS = 6
+
+
+def _params():
+    rng = np.random.default_rng(0)
+    return {
+        "kernel": rng.normal(size=(3, 4)).astype(np.float32),
+        "bias": rng.normal(size=4).astype(np.float32),
+    }
+
+
+def _gradients():
+    rng = np.random.default_rng(1)
+    return [jax.tree.map(lambda p: rng.normal(size=p.shape), _params()) for _ in range(STEPS)]
+
+
+def _run(optimizer, params, gradients):
+    state = optimizer.init(params)
+    for gradient in gradients:
+        gradient = jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), gradient)
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def _pytorch_sgd(p, gradients, lr, momentum, nesterov, weight_decay):
+    """The algorithm box of torch.optim.SGD, with dampening 0."""
+    p, buffer = p.astype(np.float64), None
+    for gradient in gradients:
+        d = gradient + weight_decay * p
+        if momentum:
+            buffer = d if buffer is None else momentum * buffer + d
+            d = d + momentum * buffer if nesterov else buffer
+        p = p - lr * d
+    return p
+
+
+def _pytorch_adam(p, gradients, lr, weight_decay, decoupled):
+    """The algorithm boxes of torch.optim.Adam and AdamW."""
+    p = p.astype(np.float64)
+    m = v = np.zeros_like(p)
+    for t, gradient in enumerate(gradients, start=1):
+        if decoupled:
+            p = p - lr * weight_decay * p
+        else:
+            gradient = gradient + weight_decay * p
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        p = p - lr * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    return p
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_sgd_with_coupled_decay_is_pytorchs(momentum, nesterov, weight_decay):
+    optimizer = optimizers.create(
+        "sgd", 0.1, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
+    )
+    actual = _run(optimizer, _params(), _gradients())
+    for key, p in _params().items():
+        expected = _pytorch_sgd(
+            p, [g[key] for g in _gradients()], 0.1, momentum, nesterov, weight_decay
+        )
+        np.testing.assert_allclose(actual[key], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "decoupled"), [("adam", False), ("adam", True), ("adamw", False), ("adamw", True)]
+)
+def test_adam_is_pytorchs_with_either_decay(name, decoupled):
+    optimizer = optimizers.create(name, 0.1, weight_decay=0.2, decoupled=decoupled)
+    actual = _run(optimizer, _params(), _gradients())
+    for key, p in _params().items():
+        expected = _pytorch_adam(
+            p, [g[key] for g in _gradients()], 0.1, 0.2, decoupled or name == "adamw"
+        )
+        np.testing.assert_allclose(actual[key], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_adamw_is_that_of_optax(nesterov):
+    ours = optimizers.create("adamw", 0.1, weight_decay=0.2, nesterov=nesterov)
+    theirs = optax.adamw(0.1, weight_decay=0.2, nesterov=nesterov)
+    chex.assert_trees_all_close(
+        _run(ours, _params(), _gradients()), _run(theirs, _params(), _gradients()), rtol=1e-6
+    )
+
+
+def test_decoupled_decay_of_sgd_stays_out_of_the_momentum():
+    optimizer = optimizers.create("sgd", 0.1, momentum=0.9, weight_decay=0.5, decoupled=True)
+    zeros = [jax.tree.map(np.zeros_like, _params())] * 3
+    expected = jax.tree.map(lambda p: p * (1 - 0.1 * 0.5) ** 3, _params())
+    chex.assert_trees_all_close(_run(optimizer, _params(), zeros), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize(("mask", "bias_decays"), [("all", True), ("kernels", False)])
+def test_the_mask_says_which_parameters_decay(mask, bias_decays, decoupled):
+    optimizer = optimizers.create(
+        "sgd", 0.1, momentum=0.0, weight_decay=0.5, decay_mask=mask, decoupled=decoupled
+    )
+    after = _run(optimizer, _params(), [jax.tree.map(np.zeros_like, _params())])
+    np.testing.assert_allclose(after["kernel"], 0.95 * _params()["kernel"], rtol=1e-5)
+    factor = 0.95 if bias_decays else 1.0
+    np.testing.assert_allclose(after["bias"], factor * _params()["bias"], rtol=1e-5)
+
+
+def test_clip_bounds_the_global_norm_and_leaves_small_gradients_alone():
+    params = {"a": jnp.zeros(1), "b": jnp.zeros((1, 1))}
+    optimizer = optimizers.create("sgd", 1.0, momentum=0.0, clip=1.0)
+    # A norm of 5, cut to 1; then one of 0.5.
+    large = {"a": np.array([3.0]), "b": np.array([[4.0]])}
+    small = {"a": np.array([0.3]), "b": np.array([[0.4]])}
+    after = _run(optimizer, params, [large])
+    np.testing.assert_allclose([after["a"][0], after["b"][0, 0]], [-0.6, -0.8], rtol=1e-6)
+    after = _run(optimizer, params, [small])
+    np.testing.assert_allclose([after["a"][0], after["b"][0, 0]], [-0.3, -0.4], rtol=1e-6)
+
+
+def test_decay_is_not_clipped():
+    params = {"a": jnp.array([[100.0]])}
+    optimizer = optimizers.create("sgd", 1.0, momentum=0.0, weight_decay=0.1, clip=1.0)
+    after = _run(optimizer, params, [{"a": np.array([[5.0]])}])
+    np.testing.assert_allclose(after["a"], [[100 - 1 - 10]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", optimizers.NAMES)
+def test_the_learning_rate_may_be_a_schedule_of_the_step(name):
+    params, gradient = {"a": jnp.ones((2, 2))}, {"a": np.ones((2, 2))}
+    optimizer = optimizers.create(name, lambda step: jnp.where(step < 2, 0.0, 0.1))
+    chex.assert_trees_all_equal(_run(optimizer, params, [gradient] * 2), params)
+    assert (_run(optimizer, params, [gradient] * 3)["a"] < 1).all()
+
+
+@pytest.mark.parametrize("name", optimizers.NAMES)
+def test_every_optimizer_reduces_a_quadratic(name):
+    target = np.random.default_rng(2).normal(size=(3, 4)).astype(np.float32)
+
+    def loss(p):
+        return jnp.sum((p["kernel"] - target) ** 2) + jnp.sum(p["bias"] ** 2)
+
+    optimizer = optimizers.create(name, 0.02)
+    params = _params()
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    before = loss(params)
+    for _ in range(200):
+        params, state = step(params, state)
+    assert loss(params) < 0.01 * before
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("sdg", {}, "unknown optimizer 'sdg': choose from adafactor, adam, adamw, sgd"),
+        ("sgd", {"decay_mask": "biases"}, "unknown decay_mask 'biases': choose from all, kernels"),
+    ],
+)
+def test_a_mistake_names_what_was_given_and_what_is_allowed(name, arguments, message):
+    with pytest.raises(UserError, match=message):
+        optimizers.create(name, 0.1, **arguments)
