@@ -131,8 +131,9 @@ def load(
         dtype=dtype, options=options,
     )  # fmt: skip
     variables = torch_import.convert(
-        model, torch_import.load(path), num_classes=num_classes, in_channels=in_channels
-    )
+        model, torch_import.load(path), num_classes=num_classes, in_channels=in_channels,
+        **(options or {}),
+    )  # fmt: skip
     return Trained(network, variables, model)
 
 
@@ -159,9 +160,9 @@ def _load_phase(folder: Path, dtype: str, **given: Any) -> Trained:
     result = folder / "result.json"
     step = files.read_json(result)["step"] if result.exists() else steps[-1]
     arrays, _ = stored.read(step)
-    return Trained(
-        network, student_variables(arrays, network, described, folder), described["model"]
-    )
+    network = network._replace(module=network.module.variant_for(arrays))
+    variables = student_variables(arrays, network, described, folder)
+    return Trained(network, variables, described["model"])
 
 
 def student_variables(

@@ -1,6 +1,6 @@
 """Wide residual networks (Zagoruyko & Komodakis 2016), as in RepDistiller."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import flax.linen as nn
@@ -18,13 +18,28 @@ class WideResNet(Model):
     follows it and before that norm's ReLU; `pre_logits` is the pooled last stage
     after norm and ReLU.
 
+    Where the shape changes a convolution stands in for the identity. The paper and
+    most code feed it the block's activated input (`convShortcut`); the reproduction
+    of the zero-shot paper (SZamboni/advanceddeep) the raw one (`shortcut.0`). As its
+    files are plain WRNs to their users, variables that have `shortcut_0` are computed
+    its way whatever `raw_shortcut` says.
+
     Attributes:
       blocks: residual blocks a stage.
       width: the widening factor.
+      raw_shortcut: whether new variables have `shortcut_0`, fed with the raw input.
     """
 
     blocks: int = 1
     width: int = 1
+    raw_shortcut: bool = False
+
+    # The CIFAR-10 survey's files, and the reproduction's, which lack `layer`.
+    torch_aliases = ((r"^layer(\d)\.(layer\.)?", r"block\1.layer."), (r"^linear\.", "fc."))
+
+    def variant_for(self, keys: Iterable[str]) -> "WideResNet":
+        raw = any("shortcut.0" in key.replace("_", ".") for key in keys)
+        return self.clone(raw_shortcut=True) if raw else self
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Outputs:
@@ -40,17 +55,21 @@ class WideResNet(Model):
                 if stage > 1 and block == 0:
                     taps[f"stage{stage - 1}_pre"] = pre
                 y = nn.relu(pre)
-                # The projection starts from the activated input, the identity from the raw one.
-                if x.shape[-1] != width or stride > 1:
-                    x = self.conv(width, 1, stride=stride, name=f"{name}_convShortcut")(y)
-                y = self.conv(width, 3, stride=stride, name=f"{name}_conv1")(y)
-                y = nn.relu(norm(name=f"{name}_bn2")(y))
-                x = x + self.conv(width, 3, name=f"{name}_conv2")(y)
+                z = self.conv(width, 3, stride=stride, name=f"{name}_conv1")(y)
+                z = nn.relu(norm(name=f"{name}_bn2")(z))
+                z = self.conv(width, 3, name=f"{name}_conv2")(z)
+                x = z + (x if x.shape == z.shape else self._project(x, y, width, stride, name))
             taps[f"stage{stage}"] = x
         taps["stage3_pre"] = norm(name="bn1")(x)
         taps["pre_logits"] = global_average_pool(nn.relu(taps["stage3_pre"]))
         logits = self.classifier(taps["pre_logits"], name="fc", bias_init=jax.nn.initializers.zeros)
         return Outputs(logits, taps)
+
+    def _project(self, raw: Array, activated: Array, width: int, stride: int, name: str) -> Array:
+        raw_name = f"{name}_shortcut_0"
+        if self.raw_shortcut or self.has_variable("params", raw_name):
+            return self.conv(width, 1, stride=stride, name=raw_name)(raw)
+        return self.conv(width, 1, stride=stride, name=f"{name}_convShortcut")(activated)
 
 
 _DEPTHS, _WIDTHS = (10, 16, 22, 28, 40), (1, 2, 3, 4, 6, 8, 10)

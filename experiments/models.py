@@ -1,0 +1,172 @@
+"""A table of all models: parameters, multiply-adds and taps.
+
+    python -m experiments.models [NAME ...] [--num_classes=100] [--resolution=32] [--markdown]
+
+Nothing is computed or compiled: shapes and operations are read off the traced
+forward pass, in evaluation mode, of one image. Multiply-adds are those of
+convolutions and linear layers, positions in the padding included; batch norm,
+activations, pooling and biases do not count. That is the convention under which
+pytorch-cifar-models gives its figures, and so Table 1 of "Understanding
+Teacher-Student Architectural Choices"; its MobileNetV3-small is the one with
+`stem="cifar"`.
+"""
+
+import argparse
+import dataclasses
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import jax
+import rich.box
+import rich.console
+import rich.table
+
+from kdjax import UserError, models
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What the table says of a model.
+
+    Attributes:
+      name: as `models.create` knows it.
+      parameters: how many are trained.
+      multiply_adds: of a forward pass of one image.
+      taps: shapes for one image, in order of computation; of the generator its
+        images. `stageK_pre` has the shape of `stageK` and is left out.
+    """
+
+    name: str
+    parameters: int
+    multiply_adds: int
+    taps: dict[str, tuple[int, ...]]
+
+
+def multiply_adds(function: Callable[..., Any], *args: Any) -> int:
+    """Multiplications of a function's convolutions and matrix products.
+
+    Args:
+      function: traceable by JAX.
+      *args: its arguments, or their `jax.ShapeDtypeStruct`s.
+    """
+    return _multiply_adds(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _multiply_adds(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // features
+        elif name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            inner = math.prod(shape[axis] for axis in contracted)
+            total += math.prod(equation.outvars[0].aval.shape) * inner
+        # The functions inside `jit`, `custom_jvp` and the like, open or closed.
+        for value in equation.params.values():
+            inner_jaxpr = getattr(value, "jaxpr", value)
+            if hasattr(inner_jaxpr, "eqns"):
+                total += _multiply_adds(inner_jaxpr)
+    return total
+
+
+def describe(name: str, *, resolution: int = 32, **attributes: Any) -> Row:
+    """Measures a model on images of `resolution` x `resolution`.
+
+    Args:
+      name: one of `models.names()`.
+      resolution: height and width of the images.
+      **attributes: of `models.create`; 100 classes unless given.
+
+    Raises:
+      UserError: if there is no such model, or it takes no images of this size.
+    """
+    if name == "generator":
+        attributes = {"image_shape": (resolution, resolution, 3)}
+    else:
+        attributes = {"num_classes": 100} | attributes
+    model: Any = models.create(name, **attributes)
+    example = model.example(resolution)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), example)
+    taps: dict[str, tuple[int, ...]] = {}
+
+    def forward(variables: Any, inputs: Any) -> Any:
+        outputs = model.apply(variables, inputs)
+        # Noted while tracing: what is returned comes back in alphabetical order.
+        found = {"images": outputs} if name == "generator" else outputs.taps
+        taps.update({k: v.shape[1:] for k, v in found.items() if not k.endswith("_pre")})
+        return outputs
+
+    return Row(
+        name=name,
+        multiply_adds=multiply_adds(forward, variables, example),
+        parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])),
+        taps=taps,
+    )
+
+
+_TITLES = ("model", "parameters", "multiply-adds", "taps")
+
+
+def _cells(name: str, **options: int) -> tuple[str, str, str, str]:
+    models.check_name(name)
+    try:
+        row = describe(name, **options)
+    except UserError as error:
+        # Not every model takes every size of images; the table says so.
+        return name, "", "", str(error)
+    taps = ", ".join(f"{tap} {'x'.join(map(str, shape))}" for tap, shape in row.taps.items())
+    return name, f"{row.parameters:,}", f"{row.multiply_adds / 1e6:.2f} M", taps
+
+
+def _naturally(name: str) -> list[tuple[str, int]]:
+    """A key that sorts resnet8 before resnet14."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints the table; the exit status: 2 after a mistake of the user, told in one line."""
+    parser = _Parser(prog="python -m experiments.models", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="models; all if none are given")
+    parser.add_argument("--num_classes", type=int, default=100, help="width of the logits")
+    parser.add_argument("--resolution", type=int, default=32, help="height and width of images")
+    parser.add_argument("--markdown", action="store_true", help="a Markdown table")
+    try:
+        options = parser.parse_args(arguments)
+        if options.resolution < 1:
+            raise UserError(f"--resolution={options.resolution} is no positive integer")
+        if options.num_classes < 1:
+            raise UserError(f"--num_classes={options.num_classes} is no positive integer")
+        sizes = {"num_classes": options.num_classes, "resolution": options.resolution}
+        names = options.names or sorted(models.names(), key=_naturally)
+        lines = [_cells(name, **sizes) for name in names]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.markdown:
+        print(f"| {' | '.join(_TITLES)} |", "|---|---:|---:|---|", sep="\n")
+        for name, *cells in lines:
+            print(f"| {' | '.join([f'`{name}`', *cells])} |")
+    else:
+        table = rich.table.Table(box=rich.box.SIMPLE)
+        for title in _TITLES:
+            table.add_column(title, justify="right" if title in _TITLES[1:3] else "left")
+        for cells in lines:
+            table.add_row(*cells)
+        rich.console.Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

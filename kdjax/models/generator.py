@@ -1,0 +1,72 @@
+"""The generator of zero-shot knowledge transfer (Micaelli & Storkey 2019, appendix).
+
+As in ZeroShotKnowledgeTransfer's `models/generator.py`, for any image whose sides
+are multiples of 4; the original makes 32x32x3.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdjax.models.layers import Layers, uniform_fan_in, uniform_fan_in_kernel
+from kdjax.types import Array, UserError
+
+
+class Generator(Layers):
+    """Images from latents: `apply(variables, latents, train) -> images`.
+
+    latents [b, latent_dim] -> float32 images [b, *image_shape], in the space of
+    normalised images: the last layer is a batch norm, nothing bounds its values.
+
+    Attributes:
+      image_shape: height, width and channels; height and width multiples of 4.
+      latent_dim: length of a latent.
+    """
+
+    image_shape: tuple[int, int, int] = (32, 32, 3)
+    latent_dim: int = 100
+
+    kernel_init = staticmethod(uniform_fan_in_kernel)
+
+    def example(self, resolution: int = 32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, self.latent_dim), jnp.float32)
+
+    @nn.compact
+    def __call__(self, latents: Array, train: bool = False) -> Array:
+        """The images.
+
+        Raises:
+          UserError: if the images' sides are no multiples of 4, or the latents are
+            not [b, latent_dim].
+        """
+        height, width, channels = self.image_shape
+        if height % 4 or width % 4 or min(self.image_shape) < 1:
+            raise UserError(
+                f"image_shape={tuple(self.image_shape)}: height and width must be multiples of 4"
+            )
+        if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
+            raise UserError(
+                f"latents have shape {tuple(latents.shape)}; "
+                f"the generator takes [batch, {self.latent_dim}]"
+            )
+        norm = self.batch_norm(train)
+        height, width = height // 4, width // 4
+        x = self.dense(latents.astype(self.dtype), 128 * height * width, name="layers_0")
+        # PyTorch's layout of the linear layer's outputs is channels first.
+        x = x.reshape(-1, 128, height, width).transpose(0, 2, 3, 1)
+        x = norm(name="layers_2")(x)
+        for features, index in [(128, 4), (64, 8)]:
+            x = x.repeat(2, axis=1).repeat(2, axis=2)
+            x = norm(name=f"layers_{index + 1}")(self._conv(x, features, f"layers_{index}"))
+            x = nn.leaky_relu(x, 0.2)
+        x = norm(name="layers_12")(self._conv(x, channels, "layers_11"))
+        return x.astype(jnp.float32)
+
+    def _conv(self, x: Array, features: int, name: str) -> Array:
+        bias_init = uniform_fan_in(9 * x.shape[-1])
+        return self.conv(features, 3, use_bias=True, bias_init=bias_init, name=name)(x)
+
+
+MODELS: dict[str, Callable[..., Layers]] = {"generator": Generator}

@@ -1,0 +1,328 @@
+"""MobileNets V2 (Sandler et al. 2018) and V3 (Howard et al. 2019), in their published forms.
+
+`mobilenetv2_half` as RepDistiller's `mobile_half`; `mobilenetv2_x*` as in chenyaofo's
+pytorch-cifar-models; `mobilenetv3_small` as in torchvision. One network class runs
+all of them from a plan of their layers.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+
+from kdjax.models.layers import Model, Names, global_average_pool
+from kdjax.types import Array, Outputs, UserError
+
+_LINEAR = {
+    "kernel_init": jax.nn.initializers.normal(0.01),
+    "bias_init": jax.nn.initializers.zeros,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """An inverted residual: expand (1x1), depthwise, squeeze-and-excite, project (1x1).
+
+    Attributes:
+      expanded: channels inside.
+      features: channels that it puts out.
+      stride: of the depthwise convolution.
+      expand: names of the expansion; None where there is none.
+      depthwise: names of the depthwise convolution.
+      project: names of the projection.
+      kernel: of the depthwise convolution.
+      activation: after expansion and depthwise convolution.
+      squeeze: name of the squeeze-and-excite module; None where there is none.
+    """
+
+    expanded: int
+    features: int
+    stride: int
+    expand: Names | None
+    depthwise: Names
+    project: Names
+    kernel: int = 3
+    activation: Callable[[Array], Array] = nn.relu
+    squeeze: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The layers of a MobileNet.
+
+    Attributes:
+      stem: names, channels and stride of the first convolution.
+      stages: the blocks, grouped by the stages whose ends are tapped.
+      last: names and channels of the 1x1 convolution before pooling.
+      head: name of the classifier.
+      hidden: name and width of the linear layer before it; None where there is none.
+      activation: after the first, the last convolution and the hidden layer.
+      dropout: rate before the classifier.
+      momentum: of batch norm, in Flax's sense.
+      epsilon: of batch norm.
+    """
+
+    stem: tuple[Names, int, int]
+    stages: tuple[tuple[Block, ...], ...]
+    last: tuple[Names, int]
+    head: str
+    hidden: tuple[str, int] | None = None
+    activation: Callable[[Array], Array] = nn.relu
+    dropout: float = 0.0
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+
+class MobileNet(Model):
+    """A MobileNet of four stages.
+
+    Taps: `stem` (after its activation); `stageK`, K = 1 ... 4, the last block
+    output before the resolution halves, or before the last convolution. Those are
+    linear bottlenecks, so `stageK_pre` is the same array. For V2 they are the ends
+    of the groups of 24, 32, 96 and 320 channels (before the width factor), as in
+    RepDistiller. `pre_logits` is the pooled last convolution; in V3 the hidden
+    layer that follows it.
+
+    Dropout, which all but RepDistiller's have before the classifier, acts if `apply`
+    gets `rngs={"dropout": key}`.
+    """
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Outputs:
+        plan = self.plan()
+        norm = partial(self.batch_norm(train), momentum=plan.momentum, epsilon=plan.epsilon)
+        names, width, stride = plan.stem
+        x = self.check_images(images)
+        x = plan.activation(self.conv_norm(x, norm, names, width, 3, stride=stride))
+        taps = {"stem": x}
+        for stage, blocks in enumerate(plan.stages, start=1):
+            for block in blocks:
+                x = self._inverted_residual(x, block, norm)
+            taps |= {f"stage{stage}_pre": x, f"stage{stage}": x}
+        names, width = plan.last
+        x = global_average_pool(plan.activation(self.conv_norm(x, norm, names, width, 1)))
+        if plan.hidden:
+            name, width = plan.hidden
+            x = plan.activation(self.dense(x, width, name=name, **_LINEAR))
+        taps["pre_logits"] = x
+        x = self.drop(x, plan.dropout, train)
+        return Outputs(self.classifier(x, name=plan.head, **_LINEAR), taps)
+
+    def plan(self) -> Plan:
+        """The layers."""
+        raise NotImplementedError
+
+    def _inverted_residual(self, x: Array, block: Block, norm: Callable[..., nn.Module]) -> Array:
+        y = x
+        if block.expand:
+            y = block.activation(self.conv_norm(y, norm, block.expand, block.expanded, 1))
+        y = self.conv_norm(
+            y,
+            norm,
+            block.depthwise,
+            block.expanded,
+            block.kernel,
+            stride=block.stride,
+            feature_group_count=block.expanded,
+        )
+        y = block.activation(y)
+        if block.squeeze:
+            y = y * self._excitation(y, block.squeeze)
+        y = self.conv_norm(y, norm, block.project, block.features, 1)
+        return x + y if block.stride == 1 and x.shape == y.shape else y
+
+    def _excitation(self, x: Array, name: str) -> Array:
+        """What squeeze-and-excite multiplies [b, h, w, c] with: [b, 1, 1, c] in [0, 1]."""
+        channels = x.shape[-1]
+        scale = global_average_pool(x)[:, None, None, :]
+        scale = self.conv(_rounded(channels // 4), 1, use_bias=True, name=f"{name}_fc1")(scale)
+        scale = self.conv(channels, 1, use_bias=True, name=f"{name}_fc2")(nn.relu(scale))
+        return jax.nn.hard_sigmoid(scale)
+
+
+def _rounded(channels: float) -> int:
+    """The nearest multiple of 8, at least 8 and at least 90 % of what was asked for."""
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * channels else nearest + 8
+
+
+# Table 2 of the V2 paper, strides as both code bases have them for small images:
+# expansion, channels, blocks, stride of the first.
+_V2_GROUPS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 1),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+def _v2_stages(
+    stem: int,
+    width: Callable[[int], int],
+    block: Callable[[int, int, int], partial[Block]],
+) -> tuple[tuple[Block, ...], ...]:
+    """The four stages of a V2.
+
+    Args:
+      stem: channels that the first block gets.
+      width: from channels in the paper to channels here.
+      block: from group, place in the group and expansion to a block that lacks
+        but its channels and stride.
+    """
+    groups = []
+    channels = stem
+    for group, (expansion, features, count, stride) in enumerate(_V2_GROUPS):
+        blocks = []
+        for index in range(count):
+            make = block(group, index, expansion)
+            step = stride if index == 0 else 1
+            blocks.append(make(expansion * channels, width(features), step))
+            channels = width(features)
+        groups.append(tuple(blocks))
+    return groups[0] + groups[1], groups[2], groups[3] + groups[4], groups[5] + groups[6]
+
+
+class MobileNetV2Half(MobileNet):
+    """RepDistiller's V2: ReLU, stem of stride 2, channels rounded down.
+
+    Attributes:
+      factor: of the channels.
+    """
+
+    factor: float = 0.5
+
+    def plan(self) -> Plan:
+        def block(group: int, index: int, expansion: int) -> partial[Block]:
+            name = f"blocks_{group}_{index}_conv"
+            pairs = [(f"{name}_{i}", f"{name}_{i + 1}") for i in (0, 3, 6)]
+            return partial(Block, expand=pairs[0], depthwise=pairs[1], project=pairs[2])
+
+        stem = int(32 * self.factor)
+        return Plan(
+            stem=(("conv1_0", "conv1_1"), stem, 2),
+            stages=_v2_stages(stem, lambda channels: int(channels * self.factor), block),
+            last=(("conv2_0", "conv2_1"), int(1280 * max(1.0, self.factor))),
+            head="classifier_0",
+        )
+
+
+class MobileNetV2(MobileNet):
+    """V2 of pytorch-cifar-models: ReLU6, stem of stride 1, channels in multiples of 8.
+
+    Attributes:
+      factor: of the channels.
+    """
+
+    factor: float = 1.0
+
+    def plan(self) -> Plan:
+        def block(group: int, index: int, expansion: int) -> partial[Block]:
+            # One sequence holds stem, blocks and last convolution.
+            number = 1 + sum(count for _, _, count, _ in _V2_GROUPS[:group]) + index
+            name = f"features_{number}_conv"
+            pairs = [(f"{name}_{i}_0", f"{name}_{i}_1") for i in (0, 1)]
+            last = 2 if expansion > 1 else 1
+            return partial(
+                Block,
+                expand=pairs[0] if expansion > 1 else None,
+                depthwise=pairs[last - 1],
+                project=(f"{name}_{last}", f"{name}_{last + 1}"),
+                activation=nn.relu6,
+            )
+
+        stem = _rounded(32 * self.factor)
+        return Plan(
+            stem=(("features_0_0", "features_0_1"), stem, 1),
+            stages=_v2_stages(stem, lambda channels: _rounded(channels * self.factor), block),
+            last=(("features_18_0", "features_18_1"), _rounded(1280 * max(1.0, self.factor))),
+            head="classifier_1",
+            activation=nn.relu6,
+            dropout=0.2,
+        )
+
+
+# Table 2 of the V3 paper: kernel, expanded, features, squeeze-and-excite, activation, stride.
+_V3_SMALL = (
+    ((3, 16, 16, True, nn.relu, 2),),
+    ((3, 72, 24, False, nn.relu, 2), (3, 88, 24, False, nn.relu, 1)),
+    (
+        (5, 96, 40, True, nn.hard_swish, 2),
+        (5, 240, 40, True, nn.hard_swish, 1),
+        (5, 240, 40, True, nn.hard_swish, 1),
+        (5, 120, 48, True, nn.hard_swish, 1),
+        (5, 144, 48, True, nn.hard_swish, 1),
+    ),
+    (
+        (5, 288, 96, True, nn.hard_swish, 2),
+        (5, 576, 96, True, nn.hard_swish, 1),
+        (5, 576, 96, True, nn.hard_swish, 1),
+    ),
+)
+
+
+class MobileNetV3Small(MobileNet):
+    """V3-small of torchvision.
+
+    Attributes:
+      stem: "imagenet", or "cifar" for stride 1 in the stem and the first block,
+        which leaves 4x4 instead of 1x1 of a 32x32 image. Weights fit both.
+    """
+
+    stem: str = "imagenet"
+
+    def plan(self) -> Plan:
+        if self.stem not in ("imagenet", "cifar"):
+            raise UserError(f"stem={self.stem!r}: choose 'imagenet' or 'cifar'")
+        first_stride = 2 if self.stem == "imagenet" else 1
+        stages = []
+        channels, number = 16, 0
+        for rows in _V3_SMALL:
+            stage = []
+            for kernel, expanded, features, squeeze, activation, stride in rows:
+                number += 1
+                # A block is a sequence of those of its four parts that it has.
+                parts = ["expand"] * (expanded != channels) + ["depthwise"]
+                parts += ["squeeze"] * squeeze + ["project"]
+                name = {part: f"features_{number}_block_{i}" for i, part in enumerate(parts)}
+                pair = {part: (f"{prefix}_0", f"{prefix}_1") for part, prefix in name.items()}
+                stage.append(
+                    Block(
+                        expanded=expanded,
+                        features=features,
+                        stride=first_stride if number == 1 else stride,
+                        expand=pair.get("expand"),
+                        depthwise=pair["depthwise"],
+                        project=pair["project"],
+                        kernel=kernel,
+                        activation=activation,
+                        squeeze=name.get("squeeze"),
+                    )
+                )
+                channels = features
+            stages.append(tuple(stage))
+        return Plan(
+            stem=(("features_0_0", "features_0_1"), 16, first_stride),
+            stages=tuple(stages),
+            last=(("features_12_0", "features_12_1"), 576),
+            head="classifier_3",
+            hidden=("classifier_0", 1024),
+            activation=nn.hard_swish,
+            dropout=0.2,
+            momentum=0.99,
+            epsilon=1e-3,
+        )
+
+
+MODELS: dict[str, Callable[..., Model]] = {
+    "mobilenetv2_half": MobileNetV2Half,
+    "mobilenetv2_x0_5": partial(MobileNetV2, factor=0.5),
+    "mobilenetv2_x0_75": partial(MobileNetV2, factor=0.75),
+    "mobilenetv2_x1_0": partial(MobileNetV2, factor=1.0),
+    "mobilenetv2_x1_4": partial(MobileNetV2, factor=1.4),
+    "mobilenetv3_small": MobileNetV3Small,
+}

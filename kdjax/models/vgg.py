@@ -1,0 +1,112 @@
+"""VGG with batch norm (Simonyan & Zisserman 2015), in two published forms.
+
+`vgg{8,11,13,16,19}` as in RepDistiller; `vgg{11,13,16,19}_bn` as in chenyaofo's
+pytorch-cifar-models. The convolutions are the same, what follows them is not.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+
+from kdjax.models.layers import Model, global_average_pool, max_pool
+from kdjax.types import Array, Outputs
+
+_WIDTHS = (64, 128, 256, 512, 512)
+_LINEAR = {
+    "kernel_init": jax.nn.initializers.normal(0.01),
+    "bias_init": jax.nn.initializers.zeros,
+}
+
+
+class VGG(Model):
+    """RepDistiller's VGG: five groups of 3x3 convolutions, one linear layer.
+
+    Taps: `stem` is the first group after its last ReLU, `stageK_pre` and `stageK`
+    are group K + 1 before and after it, K = 1 ... 4, all before the max pool;
+    `pre_logits` is the pooled last group.
+
+    A max pool follows each of the first three groups; the fourth group's is there
+    only for images 64 high, as in the original. Images are 8x8 or larger.
+
+    Attributes:
+      blocks: convolutions of every group.
+    """
+
+    blocks: tuple[int, int, int, int, int] = (1, 1, 1, 1, 1)
+
+    min_size: ClassVar[int] = 8
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Outputs:
+        norm = self.batch_norm(train)
+        x = self.check_images(images, at_least=self.min_size)
+        taps: dict[str, Array] = {}
+        for group, (convs, width) in enumerate(zip(self.blocks, _WIDTHS, strict=True)):
+            if group in self._pooled(images.shape[1]):
+                x = max_pool(x)
+            for conv in range(convs):
+                names = self._names(group, conv)
+                pre = self.conv_norm(x, norm, names, width, 3, use_bias=True)
+                x = nn.relu(pre)
+            taps |= {f"stage{group}_pre": pre, f"stage{group}": x} if group else {"stem": x}
+        taps["pre_logits"] = self._embed(x, train)
+        return Outputs(self.classifier(taps["pre_logits"], name=self._head(), **_LINEAR), taps)
+
+    def _pooled(self, height: int) -> tuple[int, ...]:
+        """The groups whose input is pooled."""
+        return (1, 2, 3, 4) if height == 64 else (1, 2, 3)
+
+    def _names(self, group: int, conv: int) -> tuple[str, str]:
+        """Names of a convolution and its norm; a ReLU takes the third index."""
+        return f"block{group}_{3 * conv}", f"block{group}_{3 * conv + 1}"
+
+    def _embed(self, x: Array, train: bool) -> Array:
+        return global_average_pool(x)
+
+    def _head(self) -> str:
+        return "classifier"
+
+
+class VGGHidden(VGG):
+    """The VGG of pytorch-cifar-models: five max pools and two hidden linear layers.
+
+    Taps as in `VGG`, except that `pre_logits` is the second hidden layer after its
+    ReLU [b, 512]. Dropout of 0.5 follows each hidden layer where `apply` gets
+    `rngs={"dropout": key}`. Images are 32x32 or larger; larger ones, which the
+    original cannot take, are averaged before the hidden layers.
+    """
+
+    min_size = 32
+
+    def _pooled(self, height: int) -> tuple[int, ...]:
+        return (1, 2, 3, 4)
+
+    def _names(self, group: int, conv: int) -> tuple[str, str]:
+        # One sequence holds everything: three entries a convolution, one a pool.
+        index = 3 * (sum(self.blocks[:group]) + conv) + group
+        return f"features_{index}", f"features_{index + 1}"
+
+    def _embed(self, x: Array, train: bool) -> Array:
+        x = global_average_pool(max_pool(x))
+        for name in ("classifier_0", "classifier_3"):
+            x = self.drop(nn.relu(self.dense(x, 512, name=name, **_LINEAR)), 0.5, train)
+        return x
+
+    def _head(self) -> str:
+        return "classifier_6"
+
+
+_BLOCKS = {
+    8: (1, 1, 1, 1, 1),
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+MODELS: dict[str, Callable[..., Model]] = {
+    **{f"vgg{d}": partial(VGG, blocks=blocks) for d, blocks in _BLOCKS.items()},
+    **{f"vgg{d}_bn": partial(VGGHidden, blocks=_BLOCKS[d]) for d in (11, 13, 16, 19)},
+}

@@ -1,0 +1,317 @@
+"""What holds for every network: counts, taps, types, sizes, errors."""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import UserError, models
+from kdjax.models.layers import Model
+
+# Parameters at 100 classes. RepDistiller's and torchvision's code; the others are
+# from Table 1 of "Understanding Teacher-Student Architectural Choices" (9.80 M,
+# 1.48 M; its 1.61 M for V3-small counts no batch norm) and pytorch-cifar-models.
+COUNTS_100 = {
+    "resnet8": 83_892,
+    "resnet14": 181_108,
+    "resnet20": 278_324,
+    "resnet32": 472_756,
+    "resnet44": 667_188,
+    "resnet56": 861_620,
+    "resnet110": 1_736_564,
+    "resnet8x4": 1_233_540,
+    "resnet32x4": 7_433_860,
+    "resnet50": 23_705_252,
+    "wrn_16_1": 180_916,
+    "wrn_16_2": 703_284,
+    "wrn_40_1": 569_780,
+    "wrn_40_2": 2_255_156,
+    "vgg8": 3_965_028,
+    "vgg11": 9_277_284,
+    "vgg13": 9_462_180,
+    "vgg16": 14_774_436,
+    "vgg19": 20_086_692,
+    "vgg11_bn": 9_802_596,
+    "mobilenetv2_half": 812_836,
+    "mobilenetv2_x0_75": 1_483_524,
+    "mobilenetv3_small": 1_620_356,
+    "shufflenetv1": 949_258,
+    "shufflenetv2": 1_355_528,
+}
+# At 10 classes: Table 2 of the CIFAR-10 survey, its repository's comments, RepDistiller.
+COUNTS_10 = {
+    "distiller_resnet8": 89_322,
+    "distiller_resnet14": 186_538,
+    "distiller_resnet20": 283_754,
+    "distiller_resnet26": 380_970,
+    "distiller_resnet32": 478_186,
+    "distiller_resnet44": 672_618,
+    "distiller_resnet56": 867_050,
+    "distiller_resnet10": 4_903_242,
+    "distiller_resnet18": 11_173_962,
+    "distiller_resnet34": 21_282_122,
+    "distiller_resnet50": 23_520_842,
+    "wrn_10_1": 77_850,
+    "wrn_16_4": 2_748_890,
+    "resnet8": 78_042,
+    "resnet18": 11_173_962,
+    "resnet34": 21_282_122,
+    "lenet": 62_006,
+}
+# In millions, as pytorch-cifar-models' table has them for CIFAR-100.
+MILLIONS_100 = {
+    "vgg13_bn": 9.99,
+    "vgg16_bn": 15.30,
+    "vgg19_bn": 20.61,
+    "mobilenetv2_x0_5": 0.82,
+    "mobilenetv2_x1_0": 2.35,
+    "mobilenetv2_x1_4": 4.50,
+    "shufflenetv2_x0_5": 0.44,
+    "shufflenetv2_x1_0": 1.36,
+    "shufflenetv2_x1_5": 2.58,
+    "shufflenetv2_x2_0": 5.55,
+}
+
+# All but most of the WRNs, which are one class with two numbers.
+CLASSIFIERS = [
+    name
+    for name in models.names()
+    if name != "generator" and (not name.startswith("wrn") or name in COUNTS_100 | COUNTS_10)
+]
+
+
+@functools.cache
+def traced(name, **attributes):
+    """Outputs, variables and the names of the taps in order, of one image."""
+    model = models.create(name, **({"num_classes": 100} | attributes))
+    order = []
+
+    def run(images):
+        outputs, variables = model.init_with_output(jax.random.key(0), images)
+        order.extend(outputs.taps)
+        return outputs, variables
+
+    return *jax.eval_shape(run, model.example()), order
+
+
+def count(variables):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+
+
+@pytest.mark.parametrize("name", COUNTS_100)
+def test_parameters_100_classes(name):
+    assert count(traced(name)[1]) == COUNTS_100[name]
+
+
+@pytest.mark.parametrize("name", COUNTS_10)
+def test_parameters_10_classes(name):
+    # Ten classes instead of a hundred: ninety rows fewer in the last layer.
+    outputs, variables, _ = traced(name)
+    assert count(variables) - 90 * (outputs.taps["pre_logits"].shape[1] + 1) == COUNTS_10[name]
+
+
+@pytest.mark.parametrize("name", MILLIONS_100)
+def test_parameters_in_millions(name):
+    assert count(traced(name)[1]) / 1e6 == pytest.approx(MILLIONS_100[name], abs=0.00501)
+
+
+def test_parameters_imagenet_stem():
+    # torchvision's documentation, 1000 classes.
+    counts = {"resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032}
+    for name, expected in counts.items():
+        assert count(traced(name, num_classes=1000, stem="imagenet")[1]) == expected
+
+
+def test_every_model_has_a_count():
+    assert set(CLASSIFIERS) == COUNTS_100.keys() | COUNTS_10.keys() | MILLIONS_100.keys()
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_taps(name):
+    outputs, variables, order = traced(name)
+    taps = outputs.taps
+    stages = len(taps) // 2 - 1
+    names = [f"stage{k}{end}" for k in range(1, stages + 1) for end in ("", "_pre")]
+    assert sorted(order) == sorted(["stem", *names, "pre_logits"])
+    assert (order[0], order[-1]) == ("stem", "pre_logits") or name == "lenet"
+    assert sorted(n for n in order if n[-1].isdigit()) == [n for n in order if n[-1].isdigit()]
+    sizes = []
+    for k in range(1, stages + 1):
+        assert taps[f"stage{k}"].shape == taps[f"stage{k}_pre"].shape
+        _, height, width, _ = taps[f"stage{k}"].shape
+        assert height == width
+        sizes.append(height)
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(taps["pre_logits"].shape) == 2
+    assert outputs.logits.shape == (1, 100)
+    assert outputs.logits.dtype == jnp.float32
+    assert variables.keys() <= {"params", "batch_stats"}
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+
+
+# One a class.
+FAMILIES = [
+    "resnet8",
+    "resnet18",
+    "distiller_resnet8",
+    "wrn_10_1",
+    "vgg8",
+    "vgg11_bn",
+    "mobilenetv2_half",
+    "mobilenetv2_x0_5",
+    "mobilenetv3_small",
+    "shufflenetv1",
+    "shufflenetv2_x0_5",
+    "lenet",
+]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bfloat16_other_sizes_and_channels(name):
+    model = models.create(name, num_classes=7, in_channels=1, dtype=jnp.bfloat16)
+    shape = jax.ShapeDtypeStruct((2, 45, 36, 1), jnp.float32)
+    outputs, variables = jax.eval_shape(
+        lambda x: model.init_with_output(jax.random.key(0), x), shape
+    )
+    assert outputs.logits.shape == (2, 7)
+    assert outputs.logits.dtype == jnp.float32
+    assert {tap.dtype for tap in outputs.taps.values()} == {jnp.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_training(name):
+    """Updates the statistics and nothing else, and drops where the original does."""
+    model = models.create(name, num_classes=100)
+    variables = traced(name)[1]
+
+    def train(variables, images):
+        rngs = {"dropout": jax.random.key(0)}
+        return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)[1]
+
+    traced_train = jax.jit(train).trace(variables, model.example())
+    statistics = {k: v for k, v in variables.items() if k == "batch_stats"}
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), statistics)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), traced_train.out_info) == shapes
+    dropping = {"vgg11_bn", "mobilenetv2_x0_5", "mobilenetv3_small"}
+    assert ("random_bits" in str(traced_train.jaxpr)) == (name in dropping)
+
+
+@pytest.mark.parametrize(
+    ("name", "height", "smallest"),
+    [("vgg8", 7, 8), ("vgg16_bn", 31, 32), ("lenet", 15, 16), ("distiller_resnet8", 12, 13)],
+)
+def test_too_small_images(name, height, smallest):
+    model = models.create(name, num_classes=10)
+
+    def shape(size):
+        images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+        return jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0], images)
+
+    with pytest.raises(UserError, match=rf"{height}x{height}; .* {smallest}x{smallest} and larger"):
+        shape(height)
+    assert 0 not in shape(smallest).taps["pre_logits"].shape
+
+
+def test_wrong_channels():
+    model = models.create("resnet8", num_classes=10)
+    with pytest.raises(UserError, match=r"\(1, 32, 32, 1\); .*\[batch, height, width, 3\]"):
+        jax.eval_shape(
+            lambda x: model.init(jax.random.key(0), x), jax.ShapeDtypeStruct((1, 32, 32, 1), "f4")
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "message"),
+    [
+        ("resnet21", {"num_classes": 10}, "unknown model 'resnet21': did you mean .*resnet20"),
+        ("resnet20", {}, "resnet20 needs num_classes"),
+        ("resnet20", {"num_classes": 0}, "num_classes=0 is no positive integer"),
+        ("resnet20", {"num_classes": 10, "in_channels": "3"}, "in_channels='3' is no"),
+        ("resnet20", {"num_classes": 10, "stem": "imagenet"}, "no attribute stem: choose from"),
+        ("resnet20", {"num_classes": 10, "blocks": [3, 3]}, "no sequence of 3 positive integers"),
+        ("resnet20", {"num_classes": 10, "bottleneck": 1}, "bottleneck=1 is no bool"),
+        ("resnet18", {"num_classes": 10, "stem": 3}, "stem=3 is no str"),
+        ("wrn_16_1", {"num_classes": True}, "num_classes=True is no positive integer"),
+        ("mobilenetv2_half", {"num_classes": 10, "factor": -1}, "factor=-1 is no positive number"),
+        ("shufflenetv2", {"num_classes": 10, "names": "fc"}, "names='fc' is no LayerNames"),
+        ("generator", {"num_classes": 10}, "generator has no attribute num_classes: choose from"),
+        ("generator", {"image_shape": (32, 32)}, "no sequence of 3 positive integers"),
+    ],
+)
+def test_create_errors(name, attributes, message):
+    with pytest.raises(UserError, match=message) as error:
+        models.create(name, **attributes)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small"])
+def test_unknown_stem(name):
+    with pytest.raises(UserError, match=r"stem='large': choose"):
+        traced(name, stem="large")
+
+
+def test_jit_equals_eager(compiled, random_variables):
+    model = models.create("lenet", num_classes=10)
+    images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
+    variables = random_variables(model)
+    eager = model.apply(variables, images).logits
+    np.testing.assert_allclose(compiled(model.apply, variables, images).logits, eager, rtol=1e-4)
+
+
+def test_synchronised_batch_norm(compiled, random_variables):
+    """Over a mapped axis the statistics are those of the whole batch."""
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    alone = models.create("resnet8", num_classes=10)
+    together = models.create("resnet8", num_classes=10, axis_name="devices")
+    variables = random_variables(alone)
+
+    def train(model, images):
+        outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return outputs.logits, updates
+
+    logits, updates = compiled(functools.partial(train, alone), images)
+    halves = images.reshape(2, 2, 8, 8, 3)
+    mapped = jax.vmap(functools.partial(train, together), axis_name="devices")
+    shard_logits, shard_updates = compiled(mapped, halves)
+    np.testing.assert_allclose(shard_logits.reshape(4, 10), logits, rtol=1e-3, atol=1e-4)
+    jax.tree.map(
+        lambda shards, whole: np.testing.assert_allclose(shards[1], whole, rtol=1e-3, atol=1e-5),
+        shard_updates,
+        updates,
+    )
+
+
+class Dropping(Model):
+    @nn.compact
+    def __call__(self, images, train=False):
+        return self.drop(images, 0.5, train)
+
+
+def test_dropout_only_in_training_with_a_key():
+    model, images = Dropping(num_classes=1), jnp.ones((2, 4, 4, 3))
+    rngs = {"dropout": jax.random.key(0)}
+    dropped = model.apply({}, images, train=True, rngs=rngs)
+    assert set(np.unique(dropped)) == {0, 2}
+    np.testing.assert_array_equal(model.apply({}, images, train=True), images)
+    np.testing.assert_array_equal(model.apply({}, images, train=False, rngs=rngs), images)
+
+
+def test_initial_spread(compiled):
+    """He's normal by fan-out in RepDistiller's, PyTorch's uniform in the survey's."""
+
+    def params(name):
+        model = models.create(name, num_classes=10)
+        return compiled(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+
+    kernel = params("resnet8")["layer3_0_conv2"]["kernel"]
+    assert np.std(kernel) == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.02)
+    uniform = params("distiller_resnet8")
+    kernel = uniform["layer3_0_conv2"]["kernel"]
+    assert np.abs(kernel).max() == pytest.approx(1 / math.sqrt(9 * 64), rel=0.01)
+    kernel = uniform["linear"]["kernel"]
+    assert np.abs(kernel).max() == pytest.approx(1 / math.sqrt(kernel.shape[0]), rel=0.02)

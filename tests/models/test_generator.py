@@ -1,0 +1,41 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from kdjax import UserError, models
+
+
+@pytest.mark.parametrize("image_shape", [(32, 32, 3), (28, 28, 1), (12, 20, 2)])
+def test_shapes(image_shape):
+    generator = models.create("generator", image_shape=image_shape, latent_dim=10)
+    latents = jax.ShapeDtypeStruct((5, 10), jnp.float32)
+    variables = jax.eval_shape(lambda z: generator.init(jax.random.key(0), z, train=False), latents)
+    images, updates = jax.eval_shape(
+        lambda v, z: generator.apply(v, z, train=True, mutable=["batch_stats"]), variables, latents
+    )
+    assert images.shape == (5, *image_shape)
+    assert images.dtype == jnp.float32
+    assert updates["batch_stats"] == variables["batch_stats"]
+
+
+def test_bfloat16_gives_float32_images():
+    generator = models.create("generator", dtype=jnp.bfloat16)
+    images, _ = jax.eval_shape(
+        lambda z: generator.init_with_output(jax.random.key(0), z), generator.example()
+    )
+    assert images.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("attributes", "latents", "message"),
+    [
+        ({"image_shape": (30, 32, 3)}, (2, 100), "must be multiples of 4"),
+        ({"latent_dim": 10}, (2, 100), r"latents have shape \(2, 100\); .* \[batch, 10\]"),
+    ],
+)
+def test_errors(attributes, latents, message):
+    generator = models.create("generator", **attributes)
+    with pytest.raises(UserError, match=message):
+        jax.eval_shape(
+            lambda z: generator.init(jax.random.key(0), z), jax.ShapeDtypeStruct(latents, "f4")
+        )

@@ -1,0 +1,49 @@
+import jax
+import numpy as np
+import pytest
+
+from kdjax import models
+
+
+def test_variables_say_where_the_shortcut_starts(compiled, random_variables):
+    """The same numbers under the reproduction's names give another function."""
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    model = models.create("wrn_10_1", num_classes=10)
+    raw_model = models.create("wrn_10_1", num_classes=10, raw_shortcut=True)
+    variables = random_variables(model)
+    raw_variables = {
+        "params": {
+            name.replace("convShortcut", "shortcut_0"): leaf
+            for name, leaf in variables["params"].items()
+        },
+        "batch_stats": variables["batch_stats"],
+    }
+    raw = compiled(model.apply, raw_variables, images).logits
+    same = compiled(raw_model.apply, raw_variables, images).logits
+    np.testing.assert_allclose(same, raw, rtol=1e-6)
+    assert np.abs(compiled(model.apply, variables, images).logits - raw).max() > 1e-3
+
+
+@pytest.mark.parametrize("raw_shortcut", [False, True])
+def test_names(raw_shortcut):
+    model = models.create("wrn_10_1", num_classes=10, raw_shortcut=raw_shortcut)
+    params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), model.example())["params"]
+    expected = "shortcut_0" if raw_shortcut else "convShortcut"
+    assert [name for name in params if "hortcut" in name] == [
+        f"block{stage}_layer_0_{expected}" for stage in (2, 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "raw_shortcut"),
+    [
+        ("block2.0.shortcut.0.weight", True),
+        (".params['block2_layer_0_shortcut_0']['kernel']", True),
+        ("block2.layer.0.convShortcut.weight", False),
+        (".params['block2_layer_0_convShortcut']['kernel']", False),
+    ],
+)
+def test_variant(key, raw_shortcut):
+    """Keys of a state dict and of a checkpoint tell."""
+    model = models.create("wrn_10_1", num_classes=10)
+    assert model.variant_for(["conv1.weight", key]).raw_shortcut == raw_shortcut
