@@ -1,6 +1,6 @@
 """Knowledge distillation in JAX: pure functions for models, losses and training."""
 
-from kdjax import distillers, losses, metrics, models
+from kdjax import distillers, losses, metrics, models, torch_import
 from kdjax.types import Context, Distiller, MethodLoss, Network, Outputs, TrainState, UserError
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "losses",
     "metrics",
     "models",
+    "torch_import",
 ]

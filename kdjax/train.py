@@ -169,7 +169,9 @@ def make_train_step(
         def objective(trained: tuple[PyTree, PyTree]) -> tuple[Array, Any]:
             params, method_params = trained
             variables = {"params": params, "batch_stats": state.batch_stats}
-            outputs, batch_stats = student.train(variables, seen.student)
+            # Dropout is the one thing that depends on the shards: each draws its own.
+            dropout_key = jax.random.fold_in(rng, parallel.index(axis_name))
+            outputs, batch_stats = student.train(variables, seen.student, dropout_key)
             context = Context(
                 student=outputs,
                 teachers=tuple(

@@ -71,10 +71,14 @@ class Network(NamedTuple):
         outputs: Any = self.module.apply(variables, self.normalize(images), train=False)
         return outputs
 
-    def train(self, variables: Variables, images: Array) -> tuple[Outputs, PyTree]:
-        """Outputs in training mode, and the new batch statistics."""
+    def train(self, variables: Variables, images: Array, rng: Array) -> tuple[Outputs, PyTree]:
+        """Outputs in training mode, and the new batch statistics; `rng` is for dropout."""
         result: Any = self.module.apply(
-            variables, self.normalize(images), train=True, mutable=["batch_stats"]
+            variables,
+            self.normalize(images),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": rng},
         )
         outputs, updates = result
         return outputs, updates.get("batch_stats", {})
