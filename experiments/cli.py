@@ -1,14 +1,23 @@
 """What the commands share: one line for a mistake, exit status 2, no traceback."""
 
 import ast
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import flags, logging
 
-from experiments.phase import Interrupted
 from kdjax import parallel
 from kdjax.types import UserError, first_line
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and has saved what it had."""
+
+    def __init__(self, number: int):
+        """Takes the signal's number."""
+        super().__init__(signal.Signals(number).name)
+        self.number = number
 
 
 def fail(message: str) -> int:

@@ -69,7 +69,7 @@ def main() -> None:
         measured = data.statistics() if not (mean and std) and "=" in reference else ([], [])
         trained = networks.load(
             reference, num_classes=data.dataset.num_classes, in_channels=data.channels,
-            mean=mean or measured[0], std=std or measured[1],
+            mean=mean or measured[0], std=std or measured[1], image_size=data.image_size,
         )  # fmt: skip
         evaluator = Evaluator(trained.network, data, devices)
         logits[name] = evaluator.logits(devices.replicate(trained.variables), split)

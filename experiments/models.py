@@ -24,6 +24,7 @@ import rich.box
 import rich.console
 import rich.table
 
+from experiments import cli
 from kdjax import UserError, models
 
 
@@ -152,12 +153,11 @@ def main(arguments: Sequence[str]) -> int:
         names = options.names or sorted(models.names(), key=_naturally)
         lines = [_cells(name, **sizes) for name in names]
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return cli.fail(str(error))
     if options.markdown:
         print(f"| {' | '.join(_TITLES)} |", "|---|---:|---:|---|", sep="\n")
-        for name, *cells in lines:
-            print(f"| {' | '.join([f'`{name}`', *cells])} |")
+        for name, *rest in lines:
+            print(f"| {' | '.join([f'`{name}`', *rest])} |")
     else:
         table = rich.table.Table(box=rich.box.SIMPLE)
         for title in _TITLES:

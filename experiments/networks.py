@@ -94,6 +94,7 @@ def load(
     std: Sequence[float] = (),
     dtype: str = "float32",
     options: Mapping[str, Any] | None = None,
+    image_size: int = 32,
 ) -> Trained:
     """A trained network.
 
@@ -108,6 +109,7 @@ def load(
       std: needed for a PyTorch file.
       dtype: of the computation.
       options: the model's own, for a PyTorch file.
+      image_size: side of the images, on which the weights of some models depend.
 
     Raises:
       UserError: if there is no such file or folder, it is damaged, or does not fit.
@@ -132,7 +134,7 @@ def load(
     )  # fmt: skip
     variables = torch_import.convert(
         model, torch_import.load(path), num_classes=num_classes, in_channels=in_channels,
-        **(options or {}),
+        resolution=image_size, **(options or {}),
     )  # fmt: skip
     return Trained(network, variables, model)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import signal
 import time
 import zlib
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import files, networks
+from experiments.cli import Interrupted
 from experiments.networks import Trained
 from experiments.report import PhaseLog
 from kdjax import checkpoint, distillers, metrics, optimizers, parallel, schedules, train
@@ -25,15 +25,6 @@ from kdjax.types import Distiller, Network, TrainState, UserError, Variables
 
 SELECT = ("last", "best")
 _EVALUATION_BATCH = 500
-
-
-class Interrupted(Exception):
-    """The run was asked to stop, and has saved what it had."""
-
-    def __init__(self, number: int):
-        """Takes the signal's number."""
-        super().__init__(signal.Signals(number).name)
-        self.number = number
 
 
 class Data:
@@ -136,8 +127,12 @@ def make_plan(
     steps_per_epoch = n / config.batch_size if config.batch_size > 0 else 0
     batches.check_batch_size(config.batch_size, config.accumulate)
     spread = parallel.Devices.dividing(config.batch_size // config.accumulate, devices)
+
+    def load(reference: str) -> Trained:
+        return networks.load(reference, model=config.model, image_size=data.image_size, **what)
+
     if config.checkpoint:
-        taken = networks.load(config.checkpoint, model=config.model, **what)
+        taken = load(config.checkpoint)
         train.abstract_outputs(taken.network, data.image_shape)
         nothing = schedules.create("constant", 0.0, total_steps=0, steps_per_epoch=1)
         return Plan(
@@ -153,7 +148,7 @@ def make_plan(
     network = networks.create(
         config.model, **what, axis_name=parallel.AXIS if config.sync_batch_norm else None
     )
-    start = networks.load(config.start, model=config.model, **what) if config.start else None
+    start = load(config.start) if config.start else None
     if config.steps < 0 or config.epochs < 0:
         raise UserError(f"steps is {config.steps} and epochs {config.epochs}: neither is negative")
     steps = config.steps or math.ceil(config.epochs * steps_per_epoch - 1e-6)

@@ -125,6 +125,7 @@ def _plan_all(config: ConfigDict, data: Data) -> tuple[list[Plan], dict[str, Tra
                 loaded[teacher] = networks.load(
                     teacher, num_classes=data.dataset.num_classes, in_channels=data.channels,
                     mean=group.mean or mean, std=group.std or std, dtype=group.dtype,
+                    image_size=data.image_size,
                 )  # fmt: skip
                 known[teacher] = loaded[teacher].network
         plan = make_plan(name, group, data, known, config.devices)
