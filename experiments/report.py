@@ -41,7 +41,9 @@ class PhaseLog:
                 TimeRemainingColumn(),
             )  # fmt: skip
             self._progress = Progress(*columns, console=console, transient=True)
-            self._task = self._progress.add_task(name, total=total, completed=start, state="")
+            self._task = self._progress.add_task(
+                name, total=total, completed=start, state="compiling"
+            )
             self._progress.start()
 
     def advance(self, step: int) -> None:
