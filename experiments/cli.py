@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
+import jax
 from absl import flags, logging
 
 from kdjax import parallel
@@ -46,6 +47,10 @@ def start(main: Callable[[], None], argv: Sequence[str]) -> int:
     except Interrupted as error:
         print(f"stopped by {error}; the same command goes on from here", file=sys.stderr)
         return 128 + error.number
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return fail("out of memory on the device: lower train.batch_size or raise train.accumulate")
     except OSError as error:
         # A config file that is not there shows when the config is first looked at.
         missing = "Failed loading config file" in str(error)

@@ -128,6 +128,13 @@ def make_plan(
     batches.check_batch_size(config.batch_size, config.accumulate)
     spread = parallel.Devices.dividing(config.batch_size // config.accumulate, devices)
 
+    for teacher in config.teachers:
+        if teacher not in known:
+            raise UserError(
+                f"phase {name!r} has teacher {teacher!r}, which is neither an earlier phase "
+                f"({', '.join(known) or 'there is none'}) nor a phase's folder"
+            )
+
     def load(reference: str) -> Trained:
         return networks.load(reference, model=config.model, image_size=data.image_size, **what)
 
@@ -160,12 +167,6 @@ def make_plan(
     )
     optimizer = optimizers.create(**config.optimizer.to_dict() | {"learning_rate": learning_rate})
     distiller = make_objective(config.objective, **length)
-    for teacher in config.teachers:
-        if teacher not in known:
-            raise UserError(
-                f"phase {name!r} has teacher {teacher!r}, which is neither an earlier phase "
-                f"({', '.join(known) or 'there is none'}) nor a phase's folder"
-            )
     plan = Plan(
         name, config, network, None, start and start.variables, list(config.teachers), spread,
         distiller, optimizer, learning_rate, steps, steps_per_epoch,

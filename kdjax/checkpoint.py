@@ -74,18 +74,27 @@ class Checkpoints:
         """Starts writing `tree` and `extra` (plain JSON) as of `step`; returns before it is done.
 
         A step that is there already is left as it is.
+
+        Raises:
+          UserError: if this or the save before it could not be written.
         """
         if step in self._manager.all_steps():
             return
         arrays = flatten(jax.device_get(tree))
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays),
-                extra=ocp.args.JsonSave(extra | {"crc32": _checksum(arrays, extra)}),
-            ),
-            metrics=None if score is None else {"score": score},
-        )
+        try:
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays),
+                    extra=ocp.args.JsonSave(extra | {"crc32": _checksum(arrays, extra)}),
+                ),
+                metrics=None if score is None else {"score": score},
+            )
+        except Exception as error:
+            # A save also reports what became of the one before it, such as a full disk.
+            raise UserError(
+                f"cannot write checkpoints to {str(self._folder)!r}: {first_line(error)}"
+            ) from None
         if not saved:
             raise UserError(f"cannot save step {step} in {str(self._folder)!r}: newer ones exist")
 
