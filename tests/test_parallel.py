@@ -134,6 +134,7 @@ def test_set_up_host_makes_a_single_threaded_device_of_each_core(host, monkeypat
     assert os.environ["XLA_FLAGS"].split() == [
         "--xla_force_host_platform_device_count=3",
         "--xla_cpu_multi_thread_eigen=false",
+        "--xla_cpu_collective_call_terminate_timeout_seconds=3600",
     ]
     assert len(host) == 3
 
@@ -148,7 +149,10 @@ def test_set_up_host_leaves_the_environments_settings_alone(host, monkeypatch):
 
 
 def test_set_up_host_adds_to_other_flags(host, monkeypatch):
-    given = "--xla_dump_to=x --xla_cpu_multi_thread_eigen=true"
+    given = (
+        "--xla_dump_to=x --xla_cpu_multi_thread_eigen=true "
+        "--xla_cpu_collective_call_terminate_timeout_seconds=9"
+    )
     monkeypatch.setenv("XLA_FLAGS", given)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
     parallel.set_up_host()
