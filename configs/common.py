@@ -115,8 +115,12 @@ def digits(config: ConfigDict) -> None:
     """Sets what every config does on the digits: they need no network and little time."""
     config.data.name = "digits"
     config.data.resize = 16
+    # With all 1,201 every network is right on 98.5 % and more, and 596 test images do not
+    # tell them apart.
+    config.data.train_examples = 300
     config.train.batch_size = 64
-    config.train.epochs = 15.0
+    config.train.epochs = 60.0
+    config.eval_every = 4.0
     # A mirrored digit is another digit or none.
     config.train.augment.update(flip=False, padding=2)
     config.train.optimizer.nesterov = True
