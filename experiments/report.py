@@ -137,13 +137,16 @@ def draw_curves(workdir: Path, phases: list[str]) -> None:
     figure = Figure(figsize=(5.5 * len(present), 4), layout="constrained")
     for i, (key, title) in enumerate(present):
         axes = figure.add_subplot(1, len(present), i + 1)
+        late: list[float] = []
         for number, phase in enumerate(phases):
             points = [
                 (row["epoch"], row[f"test/{key}"]) for row in rows[phase] if f"test/{key}" in row
             ]
             if points:
                 axes.plot(*zip(*points, strict=True), label=phase, marker=".", color=f"C{number}")
-        axes.set(title=title, xlabel="epoch")
+                late += [value for _, value in points[len(points) // 4 :]]
+        # The first rise would press everything that matters into the top of the picture.
+        axes.set(title=title, xlabel="epoch", ylim=(min(late) - 0.01, max(late) + 0.01))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
