@@ -13,7 +13,7 @@ Variants, and what they cost:
   network; under four minutes on two busy CPU cores. It gave 97.8 % (teacher), 96.6 %
   (scratch), 98.2 % (KD) and 98.7 % (function matching): results/digits.md.
 - `cifar10`: `wrn_16_2` to `wrn_16_1`, 200 epochs of SGD a phase. Four CPU cores make ten
-  epochs of all four phases in about an hour: results/function_matching_cifar10.md.
+  epochs of all four phases in 82 minutes beside other work: results/function_matching_cifar10.md.
 - `cifar100`: the student of Roset et al. 2023, Table 2: `mobilenetv2_x0_75` to
   `mobilenetv3_small`, Adam at 1e-3, cosine, T = 10, 300 epochs. Their other rows are
   `--config.teacher.model=resnet44` (or `vgg11_bn`) with `--config.student.epochs=400`,
