@@ -7,7 +7,8 @@ Three phases: the teacher (trained, or taken from `--config.teacher.checkpoint`:
 folder or a PyTorch file), the student from scratch, and the student by `methods`: one or
 several names of `kdjax.distillers`, joined by `+`, with their usual weights. With no
 arguments `wrn_16_2` teaches `wrn_10_1` by KD on the digits, in one minute on two
-CPU cores (results/digits.md). The protocol is that of configs/train.py; the weights are RepDistiller's.
+CPU cores (results/digits.md). The protocol is that of configs/train.py; the weights are
+RepDistiller's.
 
 `scratch=0` leaves out the student from scratch.
 """
