@@ -4,6 +4,45 @@ A loss whose value belongs to an example returns one value an example; the train
 step takes the mean. A loss between examples returns a scalar.
 """
 
-from kdjax.losses.logits import cross_entropy, kd
+from kdjax.losses.contrastive import crd_nce
+from kdjax.losses.features import (
+    activation_boundary,
+    adaptive_average_pool,
+    adaptive_max_pool,
+    attention_transfer,
+    factor_transfer,
+    fitnet,
+    fsp,
+    l2_normalize,
+    nst,
+    ofd,
+    ofd_margin,
+    sfd,
+    vid,
+)
+from kdjax.losses.logits import cross_entropy, dkd, kd
+from kdjax.losses.relations import correlation_congruence, pkt, rkd, similarity_preserving
 
-__all__ = ["cross_entropy", "kd"]
+__all__ = [
+    "activation_boundary",
+    "adaptive_average_pool",
+    "adaptive_max_pool",
+    "attention_transfer",
+    "correlation_congruence",
+    "crd_nce",
+    "cross_entropy",
+    "dkd",
+    "factor_transfer",
+    "fitnet",
+    "fsp",
+    "kd",
+    "l2_normalize",
+    "nst",
+    "ofd",
+    "ofd_margin",
+    "pkt",
+    "rkd",
+    "sfd",
+    "similarity_preserving",
+    "vid",
+]
