@@ -86,6 +86,8 @@ def base() -> ConfigDict:
     config.teacher = inherit(config.train)
     config.student = inherit(config.train)
     config.phases = ConfigDict(sort_keys=False)
+    # A paper's tables, by name, to print beside its numbers (`add_table`).
+    config.report = ConfigDict(sort_keys=False)
     return config
 
 
@@ -186,6 +188,29 @@ def objective(methods: list[str]) -> dict[str, dict[str, Any]]:
     cross_entropy = _USUAL[methods[0]][1] if len(methods) == 1 else 1.0
     terms = {"cross_entropy": {"weight": cross_entropy}}
     return terms | {method: dict(_USUAL[method][0]) for method in methods}
+
+
+def add_table(
+    config: ConfigDict, name: str, *, caption: str, columns: list[str], rows: list[list[str]]
+) -> None:
+    """Adds a table that the run prints at its end, and writes to `paper.md` of its folder.
+
+    Args:
+      config: from `base`.
+      name: of the table in the config.
+      caption: what it shows, and where the paper's numbers are from.
+      columns: headings.
+      rows: of cells; `measured` gives those with this run's figures.
+    """
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(f"{len(columns)} columns, but a row of {row}")
+    config.report[name] = ConfigDict({"caption": caption, "columns": columns, "rows": rows})
+
+
+def measured(phase: str, figure: str = "accuracy", form: str = ".2%", split: str = "test") -> str:
+    """A cell of `add_table` with a figure of a phase, or of its seeds; empty without the phase."""
+    return f"{{{phase}[{split}][{figure}]:{form}}}"
 
 
 def arguments(arg: str | None, **defaults: Any) -> ConfigDict:

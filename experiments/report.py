@@ -2,6 +2,9 @@
 
 import io
 import json
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +122,71 @@ def table(summary: dict[str, Any]) -> Table:
             f"{phase['seconds']:.0f}",
         )
     return view
+
+
+class _Figures:
+    """The same figure of one phase, or of all seeds of one: mean and deviation when formatted."""
+
+    def __init__(self, values: Sequence[Any]):
+        self._values = values
+
+    def __getitem__(self, key: str) -> "_Figures":
+        return _Figures([value[key] for value in self._values if key in value])
+
+    def __format__(self, form: str) -> str:
+        if not self._values:
+            return ""
+        mean = format(statistics.mean(self._values), form)
+        if len(self._values) == 1:
+            return mean
+        return f"{mean} ± {format(statistics.stdev(self._values), form)}"
+
+
+class _Phases(dict[str, _Figures]):
+    """A phase's figures by its name; a phase that is not there has none."""
+
+    def __missing__(self, name: str) -> _Figures:
+        return _Figures([])
+
+
+def paper_tables(
+    described: Mapping[str, Any], phases: Mapping[str, Any]
+) -> Iterable[tuple[str, Sequence[str], list[list[str]]]]:
+    """The tables of a config's `report`, filled in: (caption, headings, rows).
+
+    Args:
+      described: by name a `caption`, `columns` and `rows`; a cell is a format string of the
+        phases: `{kd[test][accuracy]:.2%}`. Phases `kd_seed0`, `kd_seed1` ... are `kd`.
+      phases: those of a summary; cells of the others stay empty.
+    """
+    groups: dict[str, list[Any]] = {}
+    for name, phase in phases.items():
+        groups.setdefault(re.sub(r"_seed\d+$", "", name), []).append(phase)
+    figures = _Phases({name: _Figures(values) for name, values in groups.items()})
+    for one in described.values():
+        rows = [[cell.format_map(figures) for cell in row] for row in one["rows"]]
+        yield one["caption"], one["columns"], rows
+
+
+def print_paper_tables(config: Any, phases: Mapping[str, Any], console: Console) -> None:
+    """Prints the tables of the config's `report`."""
+    for caption, columns, rows in paper_tables(config.report, phases):
+        view = Table(title=caption, title_justify="left")
+        for heading in columns:
+            view.add_column(heading)
+        for row in rows:
+            view.add_row(*row)
+        console.print(view)
+
+
+def write_paper_tables(config: Any, phases: Mapping[str, Any], workdir: Path) -> None:
+    """Writes paper.md, if the config's `report` has tables."""
+    parts = []
+    for caption, columns, rows in paper_tables(config.report, phases):
+        lines = [columns, ["---"] * len(columns), *rows]
+        parts.append(caption + "\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    if parts:
+        files.write(workdir / "paper.md", "\n".join(parts).encode())
 
 
 def draw_curves(workdir: Path, phases: list[str]) -> None:

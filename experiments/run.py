@@ -22,7 +22,7 @@ from kdjax.types import Network, UserError
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 # What may differ between a run and its continuation, because no result depends on it.
-_NEUTRAL = ("devices", "checkpoint_every", "data.dir", "data.memory", "data.workers")
+_NEUTRAL = ("devices", "checkpoint_every", "data.dir", "data.memory", "data.workers", "report")
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -73,6 +73,7 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
     if summary_file.exists():
         summary = files.read_json(summary_file)
         console.print(report.table(summary))
+        report.print_paper_tables(config, summary["phases"], console)
         console.print(f"{workdir} is finished; nothing was changed", highlight=False)
         return summary
     data = Data(**config.data)
@@ -99,6 +100,7 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
                 stop=stop,
             )
             report.draw_curves(workdir, list(results))
+            report.write_paper_tables(config, results, workdir)
         summary = {
             "config": config.to_dict(),
             "seed": config.seed,
@@ -107,8 +109,10 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
             "phases": results,
         }
         report.draw_curves(workdir, list(results))
+        report.write_paper_tables(config, results, workdir)
         files.write_json(summary_file, summary)
     console.print(report.table(summary))
+    report.print_paper_tables(config, results, console)
     console.print(f"{summary_file}, {workdir / 'curves.png'}", highlight=False)
     return summary
 
@@ -144,9 +148,9 @@ def _identity(config: ConfigDict) -> dict[str, Any]:
         else:
             yield prefix, value
 
-    return {
-        k: v for k, v in flat(json.loads(json.dumps(config.to_dict())), "") if k not in _NEUTRAL
-    }
+    plain = json.loads(json.dumps(config.to_dict()))
+    neutral = tuple(f"{key}." for key in _NEUTRAL)
+    return {k: v for k, v in flat(plain, "") if not f"{k}.".startswith(neutral)}
 
 
 def _check_workdir(config: ConfigDict, workdir: Path) -> None:

@@ -1,0 +1,69 @@
+"""The tables of a paper beside what a run measured."""
+
+import json
+
+import pytest
+from small_run import execute, small_config
+
+from configs import common
+from experiments import report
+
+
+def _described(*rows):
+    config = common.base()
+    columns = [str(i) for i in range(len(rows[0]))]
+    common.add_table(config, "t", caption="A table.", columns=columns, rows=list(rows))
+    return config
+
+
+def _filled(config, phases):
+    ((_, _, rows),) = report.paper_tables(config.report, phases)
+    return rows
+
+
+def test_cells_are_this_runs_figures_in_the_form_asked_for():
+    config = _described(
+        ["KD", "70.66", common.measured("kd")],
+        ["KL", "", common.measured("kd", "kl", ".3f", split="train")],
+    )
+    phases = {"kd": {"test": {"accuracy": 0.7071}, "train": {"kl": 0.12345}}}
+    assert _filled(config, phases) == [["KD", "70.66", "70.71%"], ["KL", "", "0.123"]]
+
+
+def test_seeds_of_a_phase_are_mean_and_deviation():
+    config = _described([common.measured("kd")])
+    phases = {f"kd_seed{i}": {"test": {"accuracy": a}} for i, a in enumerate((0.7, 0.8, 0.9))}
+    assert _filled(config, phases) == [["80.00% ± 10.00%"]]
+
+
+@pytest.mark.parametrize("phases", [{}, {"kd": {"test": {}}}, {"kd": {}}])
+def test_what_was_not_measured_is_an_empty_cell(phases):
+    assert _filled(_described([common.measured("kd")]), phases) == [[""]]
+
+
+def test_a_row_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="1 columns, but a row of"):
+        _described(["a"], ["a", "b"])
+
+
+def test_a_run_prints_its_tables_writes_them_and_does_not_depend_on_them(tmp_path):
+    def config(caption):
+        config = small_config()
+        del config.phases["scratch"], config.phases["kd"]
+        row = ["Teacher", "73.04%", common.measured("teacher")]
+        columns = ["network", "paper", "here"]
+        common.add_table(config, "one", caption=caption, columns=columns, rows=[row])
+        return config
+
+    summary, printed = execute(config("Table 1 of a paper."), tmp_path / "run")
+    accuracy = f"{summary['phases']['teacher']['test']['accuracy']:.2%}"
+    written = (tmp_path / "run/paper.md").read_text()
+    assert written == (
+        "Table 1 of a paper.\n\n| network | paper | here |\n| --- | --- | --- |\n"
+        f"| Teacher | 73.04% | {accuracy} |\n"
+    )
+    assert "Table 1 of a paper." in printed
+    assert json.loads((tmp_path / "run/config.json").read_text())["report"]["one"]["rows"]
+    _, again = execute(config("Table 1, once more."), tmp_path / "run")
+    assert "Table 1, once more." in again
+    assert accuracy in again
