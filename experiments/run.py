@@ -1,6 +1,7 @@
 """A run: a list of phases, from the config to summary.json."""
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import importlib.metadata
@@ -39,9 +40,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
             name="digits", resize=side, image_size=side, train_examples=0, validation=0.1
         )
         for group in resolved.phases.values():
-            group.update(
-                batch_size=16, accumulate=1, steps=2, mean=(), std=(), checkpoint="", start=""
-            )
+            group.update(batch_size=16, accumulate=1, steps=2, mean=(), std=(), checkpoint="")
+            for key in ("start", "start_methods"):
+                if group[key] not in names:
+                    group[key] = ""
     if not names:
         raise UserError("the config has no phases")
     return resolved
@@ -89,6 +91,8 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
                 results[plan.name] = files.read_json(folder / "result.json")["summary"]
                 trained[plan.name] = networks.load(str(folder), dtype=plan.config.dtype)
                 continue
+            if plan.config.start in trained:
+                plan = dataclasses.replace(plan, start=trained[plan.config.start].variables)
             trained[plan.name], results[plan.name] = run_phase(
                 plan,
                 config=config,
@@ -107,6 +111,7 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
             "phases": results,
         }
         report.draw_curves(workdir, list(results))
+        files.write(workdir / "table.md", report.markdown(summary).encode())
         files.write_json(summary_file, summary)
     console.print(report.table(summary))
     console.print(f"{summary_file}, {workdir / 'curves.png'}", highlight=False)
