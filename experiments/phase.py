@@ -57,6 +57,8 @@ class Data:
         self.workers = workers
         self._statistics: tuple[list[float], list[float]] | None = None
         self._resident: dict[tuple[str, int], Any] = {}
+        # Of trained networks, by name and split: several phases have the same teacher.
+        self.teacher_logits: dict[tuple[str, str], np.ndarray] = {}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -86,7 +88,7 @@ class Plan:
     config: ConfigDict
     network: Network
     taken: Trained | None  # where the network is not trained
-    start: Variables | None
+    start: Variables | None  # of an earlier phase: shapes, until that has run
     teachers: list[str]
     devices: parallel.Devices
     distiller: Distiller
@@ -155,7 +157,15 @@ def make_plan(
     network = networks.create(
         config.model, **what, axis_name=parallel.AXIS if config.sync_batch_norm else None
     )
-    start = load(config.start) if config.start else None
+    start = None
+    if config.start in known:
+        start = train.abstract_outputs(known[config.start], data.image_shape)[1]
+        own = train.abstract_outputs(network, data.image_shape)[1]
+        if _shapes(start) != _shapes(own):
+            raise UserError(f"phase {name!r} starts from {config.start!r}, another network")
+    elif config.start:
+        start = load(config.start).variables
+    networks.check_phase(config.start_methods, known)
     if config.steps < 0 or config.epochs < 0:
         raise UserError(f"steps is {config.steps} and epochs {config.epochs}: neither is negative")
     steps = config.steps or math.ceil(config.epochs * steps_per_epoch - 1e-6)
@@ -168,7 +178,7 @@ def make_plan(
     optimizer = optimizers.create(**config.optimizer.to_dict() | {"learning_rate": learning_rate})
     distiller = make_objective(config.objective, **length)
     plan = Plan(
-        name, config, network, None, start and start.variables, list(config.teachers), spread,
+        name, config, network, None, start, list(config.teachers), spread,
         distiller, optimizer, learning_rate, steps, steps_per_epoch,
     )  # fmt: skip
     make_views(plan, data)
@@ -180,6 +190,10 @@ def make_plan(
         plan.start,
     )
     return plan
+
+
+def _shapes(variables: Variables) -> dict[str, tuple[int, ...]]:
+    return {name: leaf.shape for name, leaf in checkpoint.flatten(variables).items()}
 
 
 def make_objective(config: ConfigDict, *, total_steps: int, steps_per_epoch: float) -> Distiller:
@@ -303,24 +317,22 @@ def ensemble(logits: list[np.ndarray]) -> np.ndarray:
 class TeacherLogits:
     """The teachers' joint logits on each split, computed when first asked for."""
 
-    def __init__(self, teachers: list[Trained], data: Data, devices: parallel.Devices):
-        """Takes the teachers, with variables on the devices."""
-        self._evaluators = [Evaluator(teacher.network, data, devices) for teacher in teachers]
+    def __init__(self, teachers: dict[str, Trained], data: Data, devices: parallel.Devices):
+        """Takes the teachers by name in this run, with variables on the devices."""
+        self._evaluators = {
+            name: Evaluator(teacher.network, data, devices) for name, teacher in teachers.items()
+        }
         self._teachers = teachers
-        self._known: dict[str, np.ndarray] = {}
+        self._known = data.teacher_logits
 
     def __call__(self, split: str) -> np.ndarray | None:
         """float32 [n, k], or None without teachers."""
         if not self._teachers:
             return None
-        if split not in self._known:
-            self._known[split] = ensemble(
-                [
-                    evaluator.logits(teacher.variables, split)
-                    for evaluator, teacher in zip(self._evaluators, self._teachers, strict=True)
-                ]
-            )
-        return self._known[split]
+        for name, teacher in self._teachers.items():
+            if (name, split) not in self._known:
+                self._known[name, split] = self._evaluators[name].logits(teacher.variables, split)
+        return ensemble([self._known[name, split] for name in self._teachers])
 
 
 class _Clock:
@@ -398,7 +410,8 @@ def run_phase(
     )
     try:
         teachers = [Trained(t.network, devices.replicate(t.variables), t.name) for t in teachers]
-        teacher_logits = TeacherLogits(teachers, data, devices)
+        named = dict(zip(plan.teachers, teachers, strict=True))
+        teacher_logits = TeacherLogits(named, data, devices)
         evaluator = Evaluator(plan.network, data, devices)
         clock = _Clock()
         if plan.taken:
@@ -461,6 +474,8 @@ def _train(
     )
     if state is None:
         state, extra = initializer(rng, host_variables, plan.start), {"seed": plan.config.seed}
+        if plan.config.start_methods:
+            state = networks.with_methods(state, networks.folder(plan.config.start_methods, folder))
     state = devices.replicate(state)
     clock = _Clock(**extra.get("clock", {}))
     # Sums of metrics since the last logged line, and over how many steps.
@@ -477,7 +492,8 @@ def _train(
             distiller=plan.distiller,
             optimizer=plan.optimizer,
             views=make_views(plan, data),
-            teachers=[teacher.network for teacher in teachers],
+            teachers=[_synchronized(teacher.network, plan.config) for teacher in teachers],
+            teacher_batch_norm=plan.config.teacher_batch_norm,
             accumulate=plan.config.accumulate,
             ema=plan.config.ema,
             axis_name=parallel.AXIS,
@@ -570,6 +586,15 @@ def _train(
     finally:
         log.close()
     return state, step, clock
+
+
+def _synchronized(network: Network, config: ConfigDict) -> Network:
+    """The network with batch norm over all devices, where the phase wants that.
+
+    In evaluation it makes no difference: a teacher needs it that normalises by the batch.
+    """
+    axis_name = parallel.AXIS if config.sync_batch_norm else None
+    return network._replace(module=network.module.clone(axis_name=axis_name))
 
 
 def _restore(

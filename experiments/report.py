@@ -4,9 +4,9 @@ import io
 import json
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,11 +15,11 @@ from rich.table import Table
 from experiments import files
 
 _TABLE = (
-    ("test accuracy", "accuracy", "{:.2%}"),
-    ("nll", "nll", "{:.3f}"),
-    ("ece", "ece", "{:.3f}"),
-    ("agreement", "agreement", "{:.2%}"),
-    ("KL to teacher", "kl", "{:.4f}"),
+    ("test accuracy", "accuracy", ".2%"),
+    ("nll", "nll", ".3f"),
+    ("ece", "ece", ".3f"),
+    ("agreement", "agreement", ".2%"),
+    ("KL to teacher", "kl", ".4f"),
 )
 
 
@@ -100,32 +100,88 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def table(summary: dict[str, Any]) -> Table:
-    """The phases of a summary, for the terminal."""
-    view = Table()
-    for i, heading in enumerate(["phase", "model", "parameters"]):
-        view.add_column(heading, justify="left" if i < 2 else "right")
-    for heading, _, _ in _TABLE:
-        view.add_column(heading, justify="right")
-    view.add_column("images/s", justify="right")
-    view.add_column("seconds", justify="right")
+_HEADINGS = ("phase", "model", "parameters", *(heading for heading, _, _ in _TABLE))
+_HEADINGS += ("images/s", "seconds")
+
+
+class Cells(NamedTuple):
+    """A table, before it is drawn: words in the first two columns, figures in the others.
+
+    Attributes:
+      caption: may be "".
+      headings: of the columns.
+      rows: of cells.
+    """
+
+    caption: str
+    headings: Sequence[str]
+    rows: list[list[str]]
+
+
+def tables(summary: Mapping[str, Any]) -> list[Cells]:
+    """The phases of a summary, and the tables of its config's `report`, filled in.
+
+    Phases that differ in the number after `_seed` alone are one: mean and deviation. A cell
+    of `report` is a format string of the phases, `{kd[test][accuracy]:.2%}`, and empty where
+    there is no such figure.
+    """
+    groups: dict[str, list[Any]] = {}
     for name, phase in summary["phases"].items():
-        test = phase["test"]
-        cells = [form.format(test[key]) if key in test else "" for _, key, form in _TABLE]
-        speed = f"{phase['images_per_second']:,.0f}" if phase["steps"] else ""
-        view.add_row(
-            name,
-            phase["model"],
-            f"{phase['parameters']:,}",
-            *cells,
-            speed,
-            f"{phase['seconds']:.0f}",
+        groups.setdefault(re.sub(r"_seed\d+$", "", name), []).append(phase)
+    figures = _Phases({name: _Figures(phases) for name, phases in groups.items()})
+    rows = []
+    for name, phases in groups.items():
+        cells = [format(figures[name]["test"][key], form) for _, key, form in _TABLE]
+        rows.append(
+            [
+                f"{name} ({len(phases)} seeds)" if len(phases) > 1 else name,
+                phases[0]["model"],
+                f"{phases[0]['parameters']:,}",
+                *cells,
+                f"{figures[name]['images_per_second']:,.0f}" if phases[0]["steps"] else "",
+                f"{sum(phase['seconds'] for phase in phases):.0f}",
+            ]
         )
-    return view
+    papers = [
+        Cells(
+            one["caption"],
+            one["columns"],
+            [[cell.format_map(figures) for cell in row] for row in one["rows"]],
+        )
+        for one in summary["config"]["report"].values()
+    ]
+    return [Cells("", _HEADINGS, rows), *papers]
+
+
+def show(summary: Mapping[str, Any], console: Console) -> None:
+    """Prints the tables of a summary."""
+    for caption, headings, rows in tables(summary):
+        view = Table(title=caption or None, title_justify="left")
+        for i, heading in enumerate(headings):
+            view.add_column(heading, justify="left" if i < 2 else "right")
+        for row in rows:
+            view.add_row(*row)
+        console.print(view)
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """The same tables, ready for a document."""
+    parts = []
+    for caption, headings, rows in tables(summary):
+        rules = ["---" if i < 2 else "---:" for i in range(len(headings))]
+        lines = "".join("| " + " | ".join(line) + " |\n" for line in (headings, rules, *rows))
+        parts.append(f"{caption}\n\n{lines}" if caption else lines)
+    return "\n".join(parts)
+
+
+def write(summary: Mapping[str, Any], workdir: Path) -> None:
+    """Writes table.md and curves.png of the phases that a summary has so far."""
+    files.write(workdir / "table.md", markdown(summary).encode())
+    draw_curves(workdir, list(summary["phases"]))
 
 
 class _Figures:
-    """The same figure of one phase, or of all seeds of one: mean and deviation when formatted."""
+    """One figure of all seeds of a phase: formatted, their mean and sample deviation."""
 
     def __init__(self, values: Sequence[Any]):
         self._values = values
@@ -143,50 +199,10 @@ class _Figures:
 
 
 class _Phases(dict[str, _Figures]):
-    """A phase's figures by its name; a phase that is not there has none."""
+    """Figures by phase; of a phase that is not there, none."""
 
     def __missing__(self, name: str) -> _Figures:
         return _Figures([])
-
-
-def paper_tables(
-    described: Mapping[str, Any], phases: Mapping[str, Any]
-) -> Iterable[tuple[str, Sequence[str], list[list[str]]]]:
-    """The tables of a config's `report`, filled in: (caption, headings, rows).
-
-    Args:
-      described: by name a `caption`, `columns` and `rows`; a cell is a format string of the
-        phases: `{kd[test][accuracy]:.2%}`. Phases `kd_seed0`, `kd_seed1` ... are `kd`.
-      phases: those of a summary; cells of the others stay empty.
-    """
-    groups: dict[str, list[Any]] = {}
-    for name, phase in phases.items():
-        groups.setdefault(re.sub(r"_seed\d+$", "", name), []).append(phase)
-    figures = _Phases({name: _Figures(values) for name, values in groups.items()})
-    for one in described.values():
-        rows = [[cell.format_map(figures) for cell in row] for row in one["rows"]]
-        yield one["caption"], one["columns"], rows
-
-
-def print_paper_tables(config: Any, phases: Mapping[str, Any], console: Console) -> None:
-    """Prints the tables of the config's `report`."""
-    for caption, columns, rows in paper_tables(config.report, phases):
-        view = Table(title=caption, title_justify="left")
-        for heading in columns:
-            view.add_column(heading)
-        for row in rows:
-            view.add_row(*row)
-        console.print(view)
-
-
-def write_paper_tables(config: Any, phases: Mapping[str, Any], workdir: Path) -> None:
-    """Writes paper.md, if the config's `report` has tables."""
-    parts = []
-    for caption, columns, rows in paper_tables(config.report, phases):
-        lines = [columns, ["---"] * len(columns), *rows]
-        parts.append(caption + "\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines))
-    if parts:
-        files.write(workdir / "paper.md", "\n".join(parts).encode())
 
 
 def draw_curves(workdir: Path, phases: list[str]) -> None:

@@ -1,6 +1,7 @@
 """A run: a list of phases, from the config to summary.json."""
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import importlib.metadata
@@ -39,9 +40,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
             name="digits", resize=side, image_size=side, train_examples=0, validation=0.1
         )
         for group in resolved.phases.values():
-            group.update(
-                batch_size=16, accumulate=1, steps=2, mean=(), std=(), checkpoint="", start=""
-            )
+            group.update(batch_size=16, accumulate=1, steps=2, mean=(), std=(), checkpoint="")
+            for key in ("start", "start_methods"):
+                if group[key] not in names:
+                    group[key] = ""
     if not names:
         raise UserError("the config has no phases")
     return resolved
@@ -72,8 +74,7 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
     _check_workdir(config, workdir)
     if summary_file.exists():
         summary = files.read_json(summary_file)
-        console.print(report.table(summary))
-        report.print_paper_tables(config, summary["phases"], console)
+        report.show(summary | {"config": config.to_dict()}, console)
         console.print(f"{workdir} is finished; nothing was changed", highlight=False)
         return summary
     data = Data(**config.data)
@@ -84,12 +85,21 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
         console.print(f"run folder {workdir}, {plans[0].devices.description}", highlight=False)
         trained: dict[str, Trained] = dict(loaded)
         results: dict[str, Any] = {}
+        summary = {
+            "config": config.to_dict(),
+            "seed": config.seed,
+            "device": plans[0].devices.description,
+            "versions": _versions(),
+            "phases": results,
+        }
         for plan in plans:
             folder = workdir / plan.name
             if (folder / "result.json").exists():
                 results[plan.name] = files.read_json(folder / "result.json")["summary"]
                 trained[plan.name] = networks.load(str(folder), dtype=plan.config.dtype)
                 continue
+            if plan.config.start in trained:
+                plan = dataclasses.replace(plan, start=trained[plan.config.start].variables)
             trained[plan.name], results[plan.name] = run_phase(
                 plan,
                 config=config,
@@ -99,20 +109,10 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
                 console=console,
                 stop=stop,
             )
-            report.draw_curves(workdir, list(results))
-            report.write_paper_tables(config, results, workdir)
-        summary = {
-            "config": config.to_dict(),
-            "seed": config.seed,
-            "device": plans[0].devices.description,
-            "versions": _versions(),
-            "phases": results,
-        }
-        report.draw_curves(workdir, list(results))
-        report.write_paper_tables(config, results, workdir)
+            report.write(summary, workdir)
+        report.write(summary, workdir)
         files.write_json(summary_file, summary)
-    console.print(report.table(summary))
-    report.print_paper_tables(config, results, console)
+    report.show(summary, console)
     console.print(f"{summary_file}, {workdir / 'curves.png'}", highlight=False)
     return summary
 

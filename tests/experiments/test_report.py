@@ -8,6 +8,11 @@ from small_run import execute, small_config
 from configs import common
 from experiments import report
 
+FIGURES = {
+    "model": "resnet8", "parameters": 1, "steps": 1, "seconds": 1.0, "images_per_second": 1.0,
+    "test": {},
+}  # fmt: skip
+
 
 def _described(*rows):
     config = common.base()
@@ -17,8 +22,9 @@ def _described(*rows):
 
 
 def _filled(config, phases):
-    ((_, _, rows),) = report.paper_tables(config.report, phases)
-    return rows
+    phases = {name: {**FIGURES, **phase} for name, phase in phases.items()}
+    summary = {"config": config.to_dict(), "phases": phases}
+    return report.tables(summary)[1].rows
 
 
 def test_cells_are_this_runs_figures_in_the_form_asked_for():
@@ -36,7 +42,7 @@ def test_seeds_of_a_phase_are_mean_and_deviation():
     assert _filled(config, phases) == [["80.00% ± 10.00%"]]
 
 
-@pytest.mark.parametrize("phases", [{}, {"kd": {"test": {}}}, {"kd": {}}])
+@pytest.mark.parametrize("phases", [{}, {"kd": {}}, {"kd": {"test": {"kl": 0.1}}}])
 def test_what_was_not_measured_is_an_empty_cell(phases):
     assert _filled(_described([common.measured("kd")]), phases) == [[""]]
 
@@ -57,9 +63,10 @@ def test_a_run_prints_its_tables_writes_them_and_does_not_depend_on_them(tmp_pat
 
     summary, printed = execute(config("Table 1 of a paper."), tmp_path / "run")
     accuracy = f"{summary['phases']['teacher']['test']['accuracy']:.2%}"
-    written = (tmp_path / "run/paper.md").read_text()
-    assert written == (
-        "Table 1 of a paper.\n\n| network | paper | here |\n| --- | --- | --- |\n"
+    written = (tmp_path / "run/table.md").read_text()
+    assert written.startswith("| phase | model |")
+    assert written.endswith(
+        "\n\nTable 1 of a paper.\n\n| network | paper | here |\n| --- | --- | ---: |\n"
         f"| Teacher | 73.04% | {accuracy} |\n"
     )
     assert "Table 1 of a paper." in printed
