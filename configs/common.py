@@ -229,10 +229,31 @@ _USUAL: dict[str, dict[str, Any]] = {
     "nst": {"weight": 50.0},
     "ofd": {"weight": 1e-3},
     "pkt": {"weight": 30000.0},
+    "review": {
+        "weight": 1.0,
+        "schedule": {
+            "name": "constant",
+            "warmup": 1 / 12,
+            "unit": "fraction",
+            "staircase": True,
+        },
+    },
     "rkd": {"weight": 1.0},
     "sfd": {"weight": 1.0},
     "sp": {"weight": 3000.0},
     "vid": {"weight": 1.0},
+}
+# Of knowledge review, by (teacher, student): what Tables 1 and 2 of its reproduction print
+# (Verma et al. 2022); 0.7 is 0.6 in its text and in Chen et al.'s script.
+REVIEW_WEIGHTS = {
+    ("resnet56", "resnet20"): 0.7,
+    ("resnet110", "resnet32"): 1.0,
+    ("resnet32x4", "resnet8x4"): 5.0,
+    ("wrn_40_2", "wrn_16_2"): 5.0,
+    ("wrn_40_2", "wrn_40_1"): 5.0,
+    ("resnet32x4", "shufflenetv1"): 5.0,
+    ("wrn_40_2", "shufflenetv1"): 5.0,
+    ("resnet32x4", "shufflenetv2"): 8.0,
 }
 # What these methods train first, alone, for an eighth of the epochs (30 of 240).
 _FIRST: dict[str, dict[str, Any]] = {
@@ -269,6 +290,8 @@ def objective(
     terms = {method: dict(_USUAL[method]) for method in methods if method != "cross_entropy"}
     if "dkd" in terms:
         terms["dkd"]["beta"] = _dkd_beta(teacher, student)
+    if "review" in terms:
+        terms["review"]["weight"] = REVIEW_WEIGHTS.get((teacher, student), 1.0)
     return {"cross_entropy": {"weight": 1.0}} | terms
 
 

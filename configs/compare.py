@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-ALL = "kd/fitnet/at/sp/cc/pkt/rkd/crd/vid/nst/fsp/ft/ab/ofd/dkd/sfd/crd+kd"
+ALL = "kd/fitnet/at/sp/cc/pkt/rkd/crd/vid/nst/fsp/ft/ab/ofd/review/dkd/sfd/crd+kd"
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

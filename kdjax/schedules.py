@@ -21,6 +21,7 @@ def create(
     boundaries: Sequence[float] = (),
     factor: float = 0.1,
     unit: str = "epochs",
+    staircase: bool = False,
 ) -> optax.Schedule:
     """A schedule that rises linearly from 0 to `peak`, then decays as `name` says.
 
@@ -34,6 +35,7 @@ def create(
       boundaries: for `step`, counted from the start of the run.
       factor: for `step`; 0 switches off.
       unit: of `warmup` and `boundaries`: `epochs`, `steps`, or `fraction` of the run.
+      staircase: whether the rise goes on only where an epoch begins.
 
     Returns:
       A function of the step (int, [] or [n]) to float32 of the same shape.
@@ -53,7 +55,8 @@ def create(
 
     def schedule(step: Array) -> Array:
         step = jnp.asarray(step, jnp.float32)
-        rise = jnp.minimum(1.0, step / warmup_steps) if warmup_steps else 1.0
+        risen = jnp.floor(step / steps_per_epoch) * steps_per_epoch if staircase else step
+        rise = jnp.minimum(1.0, risen / warmup_steps) if warmup_steps else 1.0
         left = max(total_steps - warmup_steps, 1.0)
         progress = jnp.clip((step - warmup_steps) / left, 0.0, 1.0)
         if name == "cosine":

@@ -64,6 +64,21 @@ def test_epochs_need_not_be_whole_steps():
     np.testing.assert_allclose(schedule(np.array([7, 8])), [1, 0.5])
 
 
+def test_a_staircase_rises_where_an_epoch_begins():
+    schedule = schedules.create("constant", 0.6, warmup=3, staircase=True, **RUN)
+    steps = np.array([0, 9, 10, 19, 20, 29, 30, 99])
+    expected = 0.6 * np.minimum(1, steps // 10 / 3)
+    np.testing.assert_allclose(schedule(steps), expected, rtol=1e-6)
+
+
+def test_a_staircase_of_epochs_that_are_no_whole_steps():
+    schedule = schedules.create(
+        "constant", 1.0, total_steps=20, steps_per_epoch=2.5, warmup=2, staircase=True
+    )
+    # Epochs begin at 2.5 and 5 steps: the first step of each is 3 and 5.
+    np.testing.assert_allclose(schedule(np.array([2, 3, 4, 5])), [0, 0.5, 0.5, 1])
+
+
 def test_a_factor_of_zero_switches_off():
     schedule = schedules.create("step", 0.9, boundaries=(5,), factor=0.0, **RUN)
     np.testing.assert_allclose(schedule(np.array([0, 49, 50, 99])), [0.9, 0.9, 0, 0], rtol=1e-6)

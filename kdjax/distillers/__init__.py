@@ -21,6 +21,7 @@ from kdjax.distillers.kd import kd
 from kdjax.distillers.nst import nst
 from kdjax.distillers.ofd import ofd
 from kdjax.distillers.pkt import pkt
+from kdjax.distillers.review import review
 from kdjax.distillers.rkd import rkd
 from kdjax.distillers.sfd import sfd
 from kdjax.distillers.sp import sp
@@ -41,6 +42,7 @@ _METHODS: dict[str, Callable[..., Distiller]] = {
     "nst": nst,
     "ofd": ofd,
     "pkt": pkt,
+    "review": review,
     "rkd": rkd,
     "sfd": sfd,
     "sp": sp,

@@ -12,7 +12,12 @@ from kdjax.types import Array, Context, UserError, Variables
 
 
 def paired(
-    method: str, context: Context, taps: Sequence[str] = (), *, suffix: str = ""
+    method: str,
+    context: Context,
+    taps: Sequence[str] = (),
+    *,
+    suffix: str = "",
+    teacher_suffix: str | None = None,
 ) -> dict[str, tuple[Array, Array]]:
     """The feature maps that are compared: {pair: (student's, teacher's)}.
 
@@ -24,18 +29,22 @@ def paired(
         one with fewer, n of m, meets the other's stage round(i m / n): the last meets the
         last, and all stages of the shallower network count.
       suffix: of the stages: "" or "_pre" (before the activation).
+      teacher_suffix: of the teacher's, where it is another.
 
     Raises:
       UserError: if a network has no such tap.
     """
     student, teacher = context.student.taps, context.teacher.taps
     if not taps:
-        n, m = (_stages(network, suffix) for network in (student, teacher))
+        other_suffix = suffix if teacher_suffix is None else teacher_suffix
+        n, m = _stages(student, suffix), _stages(teacher, other_suffix)
         few = min(n, m)
         if not few:
             raise UserError(f"method {method!r} needs taps: the networks have no stages")
         places = range(1, few + 1)
-        taps = [f"stage{_at(i, few, n)}{suffix}:stage{_at(i, few, m)}{suffix}" for i in places]
+        taps = [
+            f"stage{_at(i, few, n)}{suffix}:stage{_at(i, few, m)}{other_suffix}" for i in places
+        ]
     pairs = {}
     for tap in taps:
         mine, _, other = tap.partition(":")
@@ -99,11 +108,14 @@ Adapters = Mapping[str, tuple[nn.Module | None, Any]]
 
 
 def init_adapters(rng: Array, adapters: Adapters) -> Variables:
-    """Variables of adapters, {name: (module, its input)}; those without a module have none."""
+    """Variables of adapters, {name: (module, its input)}; those without a module have none.
+
+    An input is an array, or a tuple of them.
+    """
     params, state = {}, {}
     for i, (name, (module, feature)) in enumerate(adapters.items()):
         if module is not None:
-            zeros = jnp.zeros((1, *feature.shape[1:]), feature.dtype)
+            zeros = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), feature)
             variables = module.init(jax.random.fold_in(rng, i), zeros)
             params[name] = variables["params"]
             state[name] = variables.get("batch_stats", {})
@@ -133,7 +145,8 @@ class Adapter(Layers):
     @classmethod
     def for_input(cls, feature: Any, context: Context, **attributes: Any) -> Any:
         """The adapter that computes in its input's type and averages over the devices."""
-        return cls(dtype=feature.dtype, axis_name=context.axis_name, **attributes)
+        dtype = jax.tree.leaves(feature)[0].dtype
+        return cls(dtype=dtype, axis_name=context.axis_name, **attributes)
 
 
 class Regressor(Adapter):

@@ -1,5 +1,8 @@
 """Losses on feature maps, all NHWC. Those of different size are averaged to the smaller."""
 
+import re
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -274,3 +277,84 @@ def sfd(student_feature: Array, teacher_feature: Array) -> Array:
     return fitnet(
         adaptive_max_pool(student_feature, size), adaptive_max_pool(teacher_feature, size)
     )
+
+
+def level_size(level: int | str, size: int) -> int:
+    """The side of a level of `hcl` for a map of this side.
+
+    Args:
+      level: a number, or of the map's side h `"h"`, `"h/2"` (rounded down) or `"h-1"`.
+      size: h.
+
+    Raises:
+      ValueError: on another level.
+    """
+    if isinstance(level, int) and level > 0:
+        return level
+    found = re.fullmatch(r"h(?:([/-])([1-9]\d*))?", str(level))
+    if not found:
+        raise ValueError(
+            f"level {level!r} is neither a positive number nor like 'h', 'h/2' or 'h-1'"
+        )
+    operation, number = found[1], int(found[2] or 1)
+    return size // number if operation == "/" else size - number if operation else size
+
+
+def hcl(
+    student_feature: Array,
+    teacher_feature: Array,
+    *,
+    levels: Sequence[int | str] = ("h", 4, 2, 1),
+    weights: Sequence[float] = (1.0, 0.5, 0.25, 0.125),
+) -> Array:
+    """Hierarchical context loss: the mean squared difference at several levels of pooling.
+
+    Chen et al. 2021, section 3.4; levels and weights are those of their code. The maps are
+    averaged down to each level, and the levels' losses averaged with the weights. A level
+    that is larger than the map, has no pixel or the size of one before is left out, and
+    the levels that are used take the weights in order, as in their code. Where no level
+    is used, the map itself is. Zero, its minimum, at equality.
+
+    Args:
+      student_feature: [b, h, w, c], after the fusion.
+      teacher_feature: [b, h, w, c].
+      levels: sides of the pooled maps, as for `level_size`; ("h",) is the plain L2 loss.
+      weights: positive, as many.
+
+    Returns:
+      float32 [b].
+
+    Raises:
+      ValueError: on a bad level, or weights that are not positive or not as many.
+    """
+    if len(levels) != len(weights) or not levels or min(weights) <= 0:
+        raise ValueError(
+            f"hcl needs a positive weight for each level: {tuple(levels)}, {tuple(weights)}"
+        )
+    _, h, w, _ = student_feature.shape
+    sizes: list[tuple[int, int]] = []
+    for level in levels:
+        size = level_size(level, h), level_size(level, w)
+        if 0 < size[0] <= h and 0 < size[1] <= w and size not in sizes:
+            sizes.append(size)
+    sizes = sizes or [(h, w)]
+    used = weights[: len(sizes)]
+    difference = student_feature.astype(jnp.float32) - teacher_feature.astype(jnp.float32)
+    value = jnp.zeros(len(difference))
+    for weight, size in zip(used, sizes, strict=True):
+        value += weight * _mean(jnp.square(adaptive_average_pool(difference, size)))
+    return value / sum(used)
+
+
+def nearest_resize(feature: Array, size: tuple[int, int]) -> Array:
+    """[b, h, w, c] -> [b, *size, c], as PyTorch's `interpolate` of mode `nearest`.
+
+    Output row i is the input row floor(i h / out), columns likewise.
+    """
+    for axis, out in ((1, size[0]), (2, size[1])):
+        n = feature.shape[axis]
+        if out % n == 0:
+            feature = jnp.repeat(feature, out // n, axis=axis)
+        else:
+            feature = jnp.take(feature, np.arange(out) * n // out, axis=axis)
+    return feature
