@@ -1,0 +1,179 @@
+"""Every row of the report's tables runs, and is in its place beside the report's number."""
+
+import re
+
+import jax
+import pytest
+from small_run import execute
+
+from configs import common, review
+from experiments import phase, report
+from kdjax import schedules
+from kdjax.types import UserError
+
+
+def _small(arg):
+    """Two steps a phase, all networks LeNets."""
+    config = review.get_config(arg)
+    config.debug = True
+    config.data.resize = 28
+    for group in config.phases.values():
+        group.model = "lenet"
+    return config
+
+
+@pytest.fixture
+def quick_compilation():
+    """Two steps take less time than the optimisation of what makes them."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+ABLATIONS = ("table=3", "table=4", "table=5", "table=6", "figure=6")
+
+
+# Table 1 has the methods of Table 2, and Figure 6 rows that differ in the weight alone.
+@pytest.mark.parametrize("args", [("table=2,teacher=wrn_40_2",), ABLATIONS])
+def test_every_row_runs_and_is_filled_in(tmp_path, quick_compilation, args):
+    """Rows of several tables with the same objective run once."""
+    config = _small(args[0])
+    config.devices = 1
+    runs = {str(group.objective): name for name, group in config.phases.items()}
+    tables = {arg: _small(arg) for arg in args}
+    for arg, table in tables.items():
+        for name, group in table.phases.items():
+            if str(group.objective) not in runs and not name.startswith("weight_0"):
+                runs[str(group.objective)] = f"{name}_of_{arg.replace('=', '_')}"
+                config.phases[runs[str(group.objective)]] = group
+    summary, _ = execute(config, tmp_path / "run")
+    assert all(phase["steps"] == 2 for phase in summary["phases"].values())
+    for table in tables.values():
+        phases = {
+            name: summary["phases"][runs[str(group.objective)]]
+            for name, group in table.phases.items()
+            if str(group.objective) in runs
+        }
+        _, paper = report.tables({"config": table.to_dict(), "phases": phases})
+        cells = [cell for row in paper.rows for cell in row]
+        for name, measured in phases.items():
+            if name != "teacher":
+                assert f"{measured['test']['accuracy']:.2%}" in cells
+
+
+@pytest.mark.parametrize(
+    ("arg", "rows", "columns"),
+    [
+        ("table=1,data=cifar100", 14, 11),
+        ("table=1,student=resnet20", 14, 3),
+        ("table=2", 14, 7),
+        ("", 6, 6),
+        ("table=4", 3, 6),
+        ("table=5", 3, 4),
+        ("table=6", 2, 4),
+        ("figure=6", 11, 3),
+    ],
+)
+def test_every_phase_has_its_cell_in_a_table_of_the_reports_size(arg, rows, columns):
+    config = review.get_config(arg)
+    paper = config.report.paper
+    assert (len(paper.rows), len(paper.columns)) == (rows, columns)
+    mentioned = set(re.findall(r"{(\w+)\[test\]", str(paper.rows)))
+    assert mentioned | {"teacher"} == set(config.phases) | {"teacher"}
+
+
+def test_table_3_has_the_rows_of_the_report():
+    config = review.get_config("table=3,data=cifar100")
+    assert config.report.paper.rows == [
+        ["", "", "", "", "69.50%", "{same_level[test][accuracy]:.2%}"],
+        ["✓", "", "", "", "69.58%", "{review[test][accuracy]:.2%}"],
+        ["✓", "✓", "", "", "69.92%", "{residual[test][accuracy]:.2%}"],
+        ["✓", "✓", "✓", "", "71.28%", "{abf[test][accuracy]:.2%}"],
+        ["✓", "✓", "", "✓", "71.51%", "{hcl[test][accuracy]:.2%}"],
+        ["✓", "✓", "✓", "✓", "71.79%", "{abf_hcl[test][accuracy]:.2%}"],
+    ]
+    objectives = {
+        n: p.objective.review.to_dict() for n, p in config.phases.items() if n != "teacher"
+    }
+    assert {(o.get("fusion", "attention"), "levels" in o) for o in objectives.values()} == {
+        ("none", True), ("pairs", True), ("sum", True), ("attention", True),
+        ("sum", False), ("attention", False),
+    }  # fmt: skip
+    assert {o["weight"] for o in objectives.values()} == {0.6}
+    assert (config.teacher.model, config.student.model) == ("resnet56", "resnet20")
+
+
+def test_the_protocol_is_that_of_the_report():
+    shuffle = review.get_config("table=2,data=cifar100").phases.review_wrn_40_2_shufflenetv1
+    assert (shuffle.epochs, shuffle.batch_size) == (240, 128)
+    assert shuffle.optimizer.learning_rate == pytest.approx(0.02)
+    assert shuffle.optimizer.nesterov
+    assert shuffle.teachers == ("teacher_wrn_40_2",)
+    teacher = review.get_config("table=2,data=cifar100").phases.teacher_wrn_40_2
+    assert teacher.optimizer.learning_rate == pytest.approx(0.1)
+
+
+def test_weights_are_those_of_the_tables_and_rise_over_twenty_epochs():
+    weights = {
+        name: group.objective.review.weight
+        for table in (1, 2)
+        for name, group in review.get_config(f"table={table},data=cifar100").phases.items()
+        if name.startswith("review")
+    }
+    assert weights == {
+        "review_resnet56_resnet20": 0.7,
+        "review_resnet110_resnet32": 1.0,
+        "review_resnet32x4_resnet8x4": 5.0,
+        "review_wrn_40_2_wrn_16_2": 5.0,
+        "review_wrn_40_2_wrn_40_1": 5.0,
+        "review_resnet32x4_shufflenetv1": 5.0,
+        "review_wrn_40_2_shufflenetv1": 5.0,
+        "review_resnet32x4_shufflenetv2": 8.0,
+    }
+    given = common.objective(["review"])["review"]["schedule"]
+    schedule = schedules.create(peak=5.0, **given, total_steps=2400, steps_per_epoch=10)
+    steps = (0, 9, 10, 19, 199, 200, 2399)
+    expected = (0, 0, 0.25, 0.25, 4.75, 5, 5)
+    assert [float(schedule(step)) for step in steps] == pytest.approx(expected)
+
+
+def test_hcl_alone_has_no_other_loss():
+    assert list(review.get_config("figure=6").phases.hcl_alone.objective) == ["review"]
+
+
+def test_every_teacher_and_student_of_tables_1_and_2_is_trained_once_and_before_it_is_needed():
+    for table, count in ((1, 4 + 5 + 5 * 9), (2, 2 + 2 + 3 * 9)):
+        phases = review.get_config(f"table={table},data=cifar100").phases
+        assert len(phases) == count
+        seen = set()
+        for name, group in phases.items():
+            assert set(group.teachers) <= seen
+            seen.add(name)
+
+
+def test_seeds_are_phases_of_their_own_and_one_cell():
+    config = review.get_config("table=6,seeds=3")
+    assert [p.seed for n, p in config.phases.items() if n.startswith("abf_sum")] == [0, 1, 2]
+    assert len(config.phases) == 1 + 3 * 3
+    assert config.report.paper.rows[1][2] == "{abf_sum[test][accuracy]:.2%}"
+
+
+def test_objectives_of_all_tables_are_methods():
+    for arg in (*(f"table={n}" for n in range(1, 7)), "figure=6"):
+        for group in review.get_config(arg).phases.values():
+            phase.make_objective(group.objective, total_steps=100, steps_per_epoch=10)
+
+
+@pytest.mark.parametrize(
+    ("arg", "message"),
+    [
+        ("table=7", "there is no table=7,figure=0: choose from table=1, table=2"),
+        ("figure=5", "there is no table=0,figure=5"),
+        ("table=3,figure=6", "there is no table=3,figure=6"),
+        ("table=1,student=resnet8", "table 1 has no teacher to resnet8: choose from resnet56 to"),
+        ("table=two", "table='two' is not int"),
+    ],
+)
+def test_bad_arguments_are_one_line(arg, message):
+    with pytest.raises(UserError, match=message):
+        review.get_config(arg)
