@@ -223,7 +223,7 @@ _USUAL: dict[str, dict[str, Any]] = {
     "crd": {"weight": 0.8},
     "dkd": {"weight": 1.0, "schedule": {"name": "constant", "warmup": 1 / 12, "unit": "fraction"}},
     "fitnet": {"weight": 100.0},
-    "fsp": {"weight": 50.0},
+    "fsp": {"weight": 1.0},
     "ft": {"weight": 200.0},
     "kd": {"weight": 1.0, "temperature": 4.0},
     "nst": {"weight": 50.0},
@@ -258,7 +258,7 @@ REVIEW_WEIGHTS = {
 # What these methods train first, alone, for an eighth of the epochs (30 of 240).
 _FIRST: dict[str, dict[str, Any]] = {
     "ab": {"weight": 1.0},
-    "fsp": {"weight": 50.0},
+    "fsp": {"weight": 1.0},
     "ft": {"weight": 1.0, "stage": "paraphraser"},
 }
 

@@ -154,6 +154,11 @@ def make_plan(
         raise UserError(
             "select is 'best' but there is no validation split to select on: set data.validation"
         )
+    if config.teacher_batch_norm not in train.TEACHER_BATCH_NORMS:
+        raise UserError(
+            f"unknown teacher_batch_norm {config.teacher_batch_norm!r}: "
+            f"choose from {', '.join(train.TEACHER_BATCH_NORMS)}"
+        )
     network = networks.create(
         config.model, **what, axis_name=parallel.AXIS if config.sync_batch_norm else None
     )

@@ -165,15 +165,7 @@ def make_train_step(
       `data` and `batch` are what `kdjax.data.batches` gives, `batch` with a leading
       axis of steps made in this one call, `rng` is the run's key, and `metrics` are
       the means over those steps.
-
-    Raises:
-      UserError: on another `teacher_batch_norm`.
     """
-    if teacher_batch_norm not in TEACHER_BATCH_NORMS:
-        raise UserError(
-            f"unknown teacher_batch_norm {teacher_batch_norm!r}: "
-            f"choose from {', '.join(TEACHER_BATCH_NORMS)}"
-        )
 
     def teach(teacher: Network, variables: Variables, images: Array, rng: Array) -> Outputs:
         if teacher_batch_norm == "batch":

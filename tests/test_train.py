@@ -174,6 +174,22 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
     chex.assert_trees_all_close(whole.params, parts.params, atol=1e-6)
 
 
+def test_a_teacher_may_normalise_by_the_batch():
+    options = {"views": {"crop": "none", "flip": False}, "terms": {"kd": (1.0, distillers.kd())}}
+    run = Run(resnet(), resnet(parallel.AXIS), teacher_batch_norm="batch", **options)
+    _, (metrics,) = run(1)
+    index = batches.positions(40, BATCH, 0, 0)
+    images = views.as_pixels(run.split.images[index])
+    key = jax.random.key(0)
+    student, _ = resnet().train(run.state.variables, images, key)
+    teacher, _ = resnet().train(jax.device_get(run.teacher_variables[0]), images, key)
+    # The student's own statistics are each device's here; the teacher's are the batch's.
+    halves = [resnet().train(run.state.variables, x, key)[0].logits for x in jnp.split(images, 2)]
+    expected = losses.kd(jnp.concatenate(halves), teacher.logits).mean()
+    np.testing.assert_allclose(metrics["kd"], expected, rtol=1e-4)
+    assert not np.allclose(student.logits, jnp.concatenate(halves))
+
+
 def test_the_average_follows_the_students_variables():
     run = Run(linear(), linear(), ema=0.9)
     first, second = run(1)[0], run(2)[0]

@@ -18,7 +18,8 @@ def fsp() -> Distiller:
     a phase, from which the next one starts.
 
     Taps: `stem` and every stage. Trains: the student, and the convolutions where there
-    are any. Usual weight: 50 (RepDistiller), alone for 30 epochs.
+    are any. Usual weight: 1, alone for 30 epochs (RepDistiller, which never uses the 50
+    that its command line is given).
     """
 
     def pairs(context: Context) -> dict[str, tuple[Array, Array]]:

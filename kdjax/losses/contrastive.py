@@ -26,7 +26,8 @@ def crd_nce(
     counts = jnp.ones_like(negatives) if counts is None else counts
     noise = jnp.sum(counts, axis=1) / num_examples
     total = noise[:, None] + eps
-    data = jnp.log(positive / (positive + noise + eps))
+    # Without negatives there is nothing to tell the positive from.
+    data = jnp.where(noise > 0, jnp.log(positive / (positive + noise + eps)), 0.0)
     # log1p keeps what a small score takes away.
     other = jnp.log(noise[:, None] / total) - jnp.log1p(negatives / total)
     return -data - jnp.sum(jnp.where(counts > 0, counts * other, 0.0), axis=1)

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from kdjax import distillers, train
+from kdjax import checkpoint, distillers, parallel, train
 from kdjax.data import views
 from kdjax.types import Context, Network, Outputs, UserError
 
@@ -112,6 +112,30 @@ def _value_and_gradients(name, context):
     return term, gradients
 
 
+def _state_and_step(distiller, optimizer, teacher, data):
+    """What trains STUDENT, and the step that does it."""
+    state = train.init_state(
+        jax.random.key(0),
+        student=STUDENT,
+        distiller=distiller,
+        optimizer=optimizer,
+        image_shape=(SIDE, SIDE, 1),
+        num_classes=CLASSES,
+        batch_size=4,
+        teachers=[TEACHER],
+        teacher_variables=[teacher],
+        train_labels=data["labels"],
+    )
+    step = train.make_train_step(
+        student=STUDENT,
+        distiller=distiller,
+        optimizer=optimizer,
+        views=views.make_views(num_classes=CLASSES, image_size=SIDE, crop="none", flip=False),
+        teachers=[TEACHER],
+    )
+    return state, step
+
+
 every_method = pytest.mark.parametrize("name", distillers.names())
 
 
@@ -196,30 +220,10 @@ def test_init_and_loss_are_functions_of_their_arguments(name):
 
 @every_method
 def test_a_train_step_sends_no_gradient_to_the_teacher(name):
-    distiller = _create(name)
-    optimizer = optax.sgd(0.0)
     data = {"images": _images(0, EXAMPLES), "labels": np.arange(EXAMPLES, dtype=np.int32) % CLASSES}
     data = jax.tree.map(jnp.asarray, data)
     teacher = TEACHER.init(jax.random.key(2), jnp.zeros((1, SIDE, SIDE, 1)))
-    state = train.init_state(
-        jax.random.key(0),
-        student=STUDENT,
-        distiller=distiller,
-        optimizer=optimizer,
-        image_shape=(SIDE, SIDE, 1),
-        num_classes=CLASSES,
-        batch_size=4,
-        teachers=[TEACHER],
-        teacher_variables=[teacher],
-        train_labels=data["labels"],
-    )
-    step = train.make_train_step(
-        student=STUDENT,
-        distiller=distiller,
-        optimizer=optimizer,
-        views=views.make_views(num_classes=CLASSES, image_size=SIDE, crop="none", flip=False),
-        teachers=[TEACHER],
-    )
+    state, step = _state_and_step(_create(name), optax.sgd(0.0), teacher, data)
     batch = {"index": jnp.arange(4)[None]}
 
     def loss(classifier):
@@ -230,6 +234,80 @@ def test_a_train_step_sends_no_gradient_to_the_teacher(name):
 
     gradient = jax.jit(jax.grad(loss))(teacher["params"]["Dense_4"])
     chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, gradient))
+
+
+# Zero, with a gradient of zero, where student and teacher give the same. The others have
+# random networks in between.
+ZERO_AT_EQUALITY = {"at", "dkd", "fsp", "kd", "nst", "pkt", "rkd", "sfd", "sp"}
+
+
+@pytest.mark.parametrize("name", sorted(ZERO_AT_EQUALITY))
+def test_equal_networks_are_the_minimum(name):
+    context = _context()
+    context = context.replace(teachers=(context.student,))
+    term, (student, _) = _value_and_gradients(name, context)
+    np.testing.assert_allclose(term.value, np.zeros_like(term.value), atol=2e-6)
+    assert optax.tree.norm(student) < 1e-3 * optax.tree.norm(
+        _value_and_gradients(name, _context())[1][0]
+    )
+
+
+@every_method
+def test_a_batch_on_four_devices_is_the_batch_on_one(name):
+    n = 4
+    context = _context(b=8)
+    distiller, variables = _init(name, context)
+
+    def one(student, teachers, labels, index, axis_name):
+        seen = context.replace(teachers=teachers, labels=labels, index=index, axis_name=axis_name)
+        objective = _objective(distiller, variables, seen)
+        both = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
+        (value, term), (to_student, to_params) = both(student, variables["params"])
+        mean = (value, to_params, term.metrics)
+        return to_student, parallel.pmean(mean, axis_name), term.state
+
+    arguments = (context.student, context.teachers, context.labels, context.index)
+    shards = jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[1:]), arguments)
+    spread = jax.vmap(lambda *shard: one(*shard, parallel.AXIS), axis_name=parallel.AXIS)
+    to_student, means, state = jax.jit(spread)(*shards)
+    # Each device's gradient is that of its own mean; the train step averages them.
+    to_student = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]) / n, to_student)
+    expected = jax.jit(lambda *a: one(*a, None))(*arguments)
+    for i in range(n):
+        actual = (to_student, *jax.tree.map(lambda x, i=i: x[i], (means, state)))
+        _assert_close(actual, expected)
+
+
+def _assert_close(actual, expected):
+    """Up to rounding: batch norm's variance, a difference of two means, costs digits."""
+    chex.assert_trees_all_equal_shapes(actual, expected)
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-3, atol=1e-4 * max(1.0, np.abs(e).max()))
+
+
+@every_method
+def test_going_on_from_a_checkpoint_is_exact(name, tmp_path):
+    """With the method's own parameters and state; the others have what KD has."""
+    distiller, variables = _init(name, _context())
+    if not jax.tree.leaves(variables) and name != "kd":
+        return
+    data = {"images": _images(0, EXAMPLES), "labels": np.arange(EXAMPLES, dtype=np.int32) % CLASSES}
+    data = jax.tree.map(jnp.asarray, data)
+    teacher = TEACHER.init(jax.random.key(2), jnp.zeros((1, SIDE, SIDE, 1)))
+    state, step = _state_and_step(distiller, optax.sgd(1e-3, momentum=0.9), teacher, data)
+    step = jax.jit(step)
+
+    def go(state, place):
+        batch = {"index": jnp.arange(place, place + 4, dtype=jnp.int32)[None]}
+        return step(state, (teacher,), data, batch, jax.random.key(0))[0]
+
+    state = go(state, 0)
+    stored = checkpoint.Checkpoints(tmp_path / "checkpoints")
+    stored.save(1, state, {})
+    stored.wait()
+    restored, _ = stored.restore(1, state)
+    stored.close()
+    chex.assert_trees_all_equal(go(state, 3), go(jax.tree.map(jnp.asarray, restored), 3))
 
 
 @every_method

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from small_run import execute
 
-from configs import common, distill, function_matching, train
+from configs import common, compare, distill, function_matching, train
 from experiments import phase, run
 from kdjax.types import Network, UserError
 
@@ -16,6 +16,9 @@ CASES = [
     (distill, None),
     (distill, "teacher=wrn_40_2,student=wrn_16_2,methods=kd,data=cifar100"),
     (distill, "methods=cross_entropy,scratch=0"),
+    (distill, "methods=ft+kd,student=shufflenetv2,data=cifar100,protocol=review"),
+    (distill, "methods=ab,joint=1,protocol=survey,data=cifar10"),
+    (compare, "methods=kd/fsp/crd+kd,seeds=2"),
     (train, None),
     (train, "resnet20,data=cifar10"),
 ]
@@ -84,6 +87,46 @@ def test_published_schedules():
     }  # fmt: skip
 
 
+def test_protocols_are_the_papers():
+    review = distill.get_config("student=shufflenetv1,data=cifar100,protocol=review")
+    assert review.phases.kd.optimizer.learning_rate == pytest.approx(0.02)
+    assert review.phases.teacher.optimizer.learning_rate == 0.1
+    assert (review.phases.kd.batch_size, review.phases.kd.optimizer.nesterov) == (128, True)
+    survey = distill.get_config("data=cifar10,protocol=survey").phases.kd
+    assert (survey.epochs, survey.batch_size) == (200, 128)
+    assert [int(b * 200) for b in survey.schedule.boundaries] == [66, 132]
+    assert survey.objective.to_dict() == {
+        "cross_entropy": {"weight": 0.5}, "kd": {"weight": 0.5, "temperature": 5.0},
+    }  # fmt: skip
+    mobile = distill.get_config("student=mobilenetv2_half,data=cifar100").phases.kd
+    assert mobile.optimizer.learning_rate == pytest.approx(0.01)
+
+
+def test_weights_depend_on_the_pair_where_the_papers_do():
+    betas = {
+        pair: common.objective(["dkd"], *pair)["dkd"]["beta"]
+        for pair in [("resnet56", "resnet20"), ("wrn_40_2", "wrn_16_2"), ("vgg13", "resnet20")]
+    }
+    assert list(betas.values()) == [2.0, 6.0, 8.0]
+    both = common.objective(["crd", "kd"])
+    assert [both[name]["weight"] for name in ("cross_entropy", "kd", "crd")] == [1.0, 1.0, 0.8]
+
+
+def test_methods_with_a_start_of_their_own_have_two_phases():
+    config = distill.get_config("methods=ab")
+    config.student.epochs = 40.0
+    config.student.optimizer.learning_rate = 0.3
+    first, second = config.phases.ab_init, config.phases.ab
+    assert (first.epochs, second.epochs) == (5.0, 40.0)
+    assert list(first.objective) == ["ab"]
+    assert first.schedule.name == "constant"
+    assert list(second.objective) == ["cross_entropy"]
+    assert (second.start, second.start_methods) == ("ab_init", "")
+    joint = distill.get_config("methods=ab,joint=1").phases
+    assert list(joint) == ["teacher", "scratch", "ab"]
+    assert list(joint.ab.objective) == ["cross_entropy", "ab"]
+
+
 @pytest.mark.parametrize(
     ("module", "arg", "message"),
     [
@@ -91,6 +134,7 @@ def test_published_schedules():
         (function_matching, "pet,schedule=slow", "unknown schedule 'slow'"),
         (distill, "studnt=x", "unknown config argument 'studnt': choose from methods, teacher"),
         (distill, "methods=kd+nothing", "unknown method 'nothing'"),
+        (distill, "protocol=crq", "unknown protocol 'crq': choose from crd, survey, review"),
         (distill, "scratch=maybe", "scratch='maybe' is not int"),
     ],
 )

@@ -8,11 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import chex
 import numpy as np
 import pytest
 from small_run import execute, small_config
 
-from experiments import networks, phase, run
+from configs import common
+from experiments import networks, phase, report, run
 from experiments.report import read_metrics
 from kdjax import checkpoint
 from kdjax.types import UserError
@@ -209,6 +211,64 @@ def test_teachers_and_starts_come_from_other_runs(finished, tmp_path):
     np.testing.assert_array_equal(start["fc"]["kernel"], after["fc"]["kernel"])
 
 
+def test_a_phase_goes_on_where_an_earlier_one_ended(tmp_path):
+    config = small_config()
+    config.phases.kd.update(start="scratch", batch_size=16)
+    config.phases.kd.optimizer.learning_rate = 0.0
+    execute(config, tmp_path / "run")
+    ended, started = (networks.load(str(tmp_path / "run" / name)) for name in ("scratch", "kd"))
+    chex.assert_trees_all_equal(ended.variables["params"], started.variables["params"])
+
+
+def test_a_start_of_another_network_is_refused(tmp_path):
+    config = small_config()
+    config.teacher.model = "resnet14"
+    config.phases.kd.start = "teacher"
+    with pytest.raises(UserError, match="phase 'kd' starts from 'teacher', another network"):
+        execute(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_methods_first_phase_hands_its_variables_on(tmp_path):
+    config = small_config()
+    common.add_methods(config, ["ft"])
+    execute(config, tmp_path / "run")
+    before, after = (
+        checkpoint.Checkpoints(tmp_path / f"run/{name}/checkpoints", read_only=True).read(steps)[0]
+        for name, steps in (("ft_init", 6), ("ft", 6))
+    )
+    kept = [key for key in after if key.startswith(".method_state") and "paraphraser" in key]
+    assert len(kept) == 12
+    for key in kept:
+        # It was trained as parameters and is kept as state.
+        np.testing.assert_array_equal(after[key], before[key.replace("_state", "_params")])
+
+
+def test_methods_that_have_nothing_in_common_are_refused(finished, tmp_path):
+    config = small_config()
+    config.phases.kd.start_methods = str(finished / "kd")
+    with pytest.raises(UserError, match="has nothing for the methods of this phase"):
+        execute(config, tmp_path / "run")
+
+
+def test_seeds_of_a_phase_are_a_row_with_mean_and_deviation():
+    test = [{"accuracy": a, "nll": 1.0, "ece": 0.1} for a in (0.5, 0.6, 0.7)]
+    phases = {
+        f"kd_seed{i}": {
+            "model": "m",
+            "parameters": 7,
+            "steps": 1,
+            "seconds": 2.0,
+            "images_per_second": 100.0,
+            "test": values,
+        }
+        for i, values in enumerate(test)
+    }
+    text = report.markdown({"phases": phases})
+    assert "| kd (3 seeds) | m | 7 | 60.00% ± 10.00% |" in text
+    assert len(text.splitlines()) == 3
+
+
 def test_phases_of_one_architecture_start_differently(finished):
     first = [
         read_metrics(finished / name / "metrics.jsonl")[0]["train/cross_entropy"]
@@ -237,6 +297,8 @@ def test_phases_of_one_architecture_start_differently(finished):
         (lambda c: c.train.augment.update(teacher_view="blind"), "unknown augment.teacher_view 'blind'"),
         (lambda c: c.train.augment.update(mixup=1.0), "only 'function_matching'"),
         (lambda c: c.phases.kd.update(teachers=("nobody",)), "neither an earlier phase"),
+        (lambda c: c.train.update(teacher_batch_norm="off"), "choose from running, batch"),
+        (lambda c: c.phases.kd.update(start_methods="nobody"), "start_methods is 'nobody'"),
         (lambda c: c.phases.kd.update(teachers=()), "method 'kd' needs a teacher"),
         (lambda c: c.phases.kd.objective.update(okd={"weight": 1.0}), "unknown method 'okd'"),
         (lambda c: c.phases.kd.objective.kd.update(tau=1.0), "method 'kd' has no argument tau"),

@@ -111,3 +111,23 @@ def test_losses_are_float32_and_finite_with_finite_gradients(dtype, size, labels
 def test_cross_entropy_at_extreme_logits_is_their_difference():
     value = losses.cross_entropy(jnp.array([[1e4, -1e4, 0.0]]), jnp.array([1]))
     np.testing.assert_allclose(value, [2e4], rtol=1e-6)
+
+
+def test_dkd_is_kd_where_the_others_weigh_the_teachers_probability_of_them():
+    """Equation 7 of Zhao et al. 2022: KD = TCKD + (1 - p_t) NCKD."""
+    rng = np.random.default_rng(0)
+    student, teacher = (jnp.asarray(rng.normal(size=(1, 7)) * 3, jnp.float32) for _ in range(2))
+    labels = jnp.array([2])
+    others = 1 - jax.nn.softmax(teacher / 2.0)[0, 2]
+    actual = losses.dkd(student, teacher, labels, alpha=1.0, beta=others, temperature=2.0)
+    np.testing.assert_allclose(actual, losses.kd(student, teacher, temperature=2.0), rtol=1e-4)
+
+
+def test_dkds_target_part_ignores_how_the_others_share_their_probability():
+    rng = np.random.default_rng(0)
+    student, teacher = (jnp.asarray(rng.normal(size=(3, 5)), jnp.float32) for _ in range(2))
+    labels = jnp.zeros(3, jnp.int32)
+    permuted = student[:, jnp.array([0, 3, 1, 4, 2])]
+    expected = losses.dkd(student, teacher, labels, beta=0.0)
+    actual = losses.dkd(permuted, teacher, labels, beta=0.0)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
