@@ -2,7 +2,6 @@
 
 import functools
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -214,24 +213,14 @@ def test_the_fusions_have_as_many_parameters_as_the_original(
     assert actual == expected
 
 
-FAMILIES = ("resnet8", "resnet18", "wrn_10_1", "vgg8", "mobilenetv2_half", "shufflenetv2", "lenet")
-
-
-@pytest.mark.parametrize("teacher", FAMILIES)
-def test_every_pair_of_families_fits(outputs, teacher):
-    distiller = distillers.review()
-    for student in FAMILIES:
-        context = _context(outputs(teacher), outputs(student))
-        variables = _variables(distiller, context)
-        term = jax.eval_shape(distiller.loss, variables, context)
-        assert term.value.shape == (2,)
-        chex.assert_trees_all_equal_shapes(term.state, variables["state"])
-        stages = [
-            sum(t.startswith("stage") and "_" not in t for t in outputs(n).taps)
-            for n in (teacher, student)
-        ]
-        fusions = variables["params"]["teacher0"]["review"]
-        assert len(fusions) == min(stages) + 1
+@pytest.mark.parametrize(
+    ("teacher", "student", "levels"),
+    [("resnet8", "vgg8", 4), ("resnet18", "resnet8", 4), ("wrn_10_2", "lenet", 3)],
+)
+def test_the_shallower_network_says_how_many_levels_there_are(outputs, teacher, student, levels):
+    context = _context(outputs(teacher), outputs(student))
+    variables = _variables(distillers.review(), context)
+    assert len(variables["params"]["teacher0"]["review"]) == levels
 
 
 def _small(seed, channels, b=4):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from small_run import execute
 
-from configs import common, compare, distill, function_matching, train
+from configs import common, compare, distill, function_matching, review, train
 from experiments import phase, run
 from kdjax.types import Network, UserError
 
@@ -19,6 +19,8 @@ CASES = [
     (distill, "methods=ft+kd,student=shufflenetv2,data=cifar100,protocol=review"),
     (distill, "methods=ab,joint=1,protocol=survey,data=cifar10"),
     (compare, "methods=kd/fsp/crd+kd,seeds=2"),
+    (review, "table=3,data=cifar100"),
+    (review, "table=2,data=cifar100,student=shufflenetv2"),
     (train, None),
     (train, "resnet20,data=cifar10"),
 ]
