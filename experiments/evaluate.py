@@ -48,6 +48,8 @@ def main() -> None:
     elif (folder.parent / "config.json").exists():
         options = files.read_json(folder.parent / "config.json")["data"]
         options["dir"] = _DATA_DIR.value or options["dir"]
+        if not options["name"]:
+            raise UserError(f"the run of --a={_A.value} has no data: set --data")
     else:
         raise UserError(f"--a={_A.value} is not a phase of a run: set --data")
     if _RESIZE.value is not None:
@@ -56,9 +58,9 @@ def main() -> None:
     if split not in _OWN_SPLITS:
         options["test_split"], split = split, "test"
     data = Data(**options)
-    if split not in data.dataset.splits():
-        raise UserError(f"no split {split!r}: choose from {', '.join(data.dataset.splits())}")
-    labels = data.dataset.splits()[split].labels
+    if split not in data.splits:
+        raise UserError(f"no split {split!r}: choose from {', '.join(data.splits)}")
+    labels = data.splits[split].labels
     devices = parallel.Devices.dividing(len(labels))
     result: dict[str, Any] = {"data": options["name"], "split": _SPLIT.value, "images": len(labels)}
     logits = {}
@@ -68,7 +70,7 @@ def main() -> None:
         mean, std = ([_number(x) for x in flag.value] for flag in (_MEAN, _STD))
         measured = data.statistics() if not (mean and std) and "=" in reference else ([], [])
         trained = networks.load(
-            reference, num_classes=data.dataset.num_classes, in_channels=data.channels,
+            reference, num_classes=data.num_classes, in_channels=data.channels,
             mean=mean or measured[0], std=std or measured[1], image_size=data.image_size,
         )  # fmt: skip
         evaluator = Evaluator(trained.network, data, devices)

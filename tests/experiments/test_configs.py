@@ -6,8 +6,8 @@ import pytest
 from small_run import execute
 
 from configs import common, distill, function_matching, train
-from experiments import phase, run
-from kdjax.types import Network, UserError
+from experiments import run
+from kdjax.types import UserError
 
 CASES = [
     *((function_matching, variant) for variant in (None, *function_matching.VARIANTS)),
@@ -29,13 +29,8 @@ def test_every_config_can_be_planned_on_the_digits(module, arg):
     config = module.get_config(arg)
     config.debug = True
     resolved = run.resolve(config)
-    data = phase.Data(**resolved.data)
-    known: dict[str, Network] = {}
-    for name, group in resolved.phases.items():
-        plan = phase.make_plan(name, group, data, known, 0)
-        known[name] = plan.network
-        assert plan.steps == 2
-    assert len(known) == len(config.phases)
+    plans, _ = run.plan_all(resolved)
+    assert [plan.steps for plan in plans] == [2] * len(config.phases)
 
 
 def test_every_config_has_a_docstring_with_its_command():
