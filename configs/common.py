@@ -7,7 +7,7 @@ it for everything below: `--config.train.batch_size=64` for all phases,
 `--config.student.epochs=5` for all students, `--config.phases.kd.epochs=5` for one.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -59,8 +59,10 @@ def base() -> ConfigDict:
             mean=(),  # normalisation, per channel in [0, 1]; () measures it
             std=(),
             checkpoint="",  # take the network from here and do not train it
-            start="",  # train it from here, or from an earlier phase
+            start="",  # train it from here: a file, a phase's folder or an earlier phase
+            start_methods="",  # the methods' variables likewise, from a phase
             teachers=(),  # earlier phases, or other runs' phase folders
+            teacher_batch_norm="running",  # averages, as in evaluation, or the batch's
             objective=ConfigDict({"cross_entropy": {"weight": 1.0}}, sort_keys=False),
             # Not empty: learn without data, from a generator. `experiments.work.Settings`
             # lists the keys.
@@ -157,48 +159,179 @@ def teacher_scratch_kd(config: ConfigDict) -> None:
     )
 
 
-def crd_protocol(config: ConfigDict, data: str) -> None:
-    """The protocol of Tian et al. 2020 (RepDistiller), on a data set by its name."""
-    if data == "digits":
-        digits(config)
-        return
-    # The sets that the papers use go by their bare names.
-    known = ("cifar10", "cifar100", "imagenet100x32", "mnist", "fashion_mnist")
-    config.data.name = f"tfds:{data}" if data in known else data
-    config.eval_every = 6.0
-    config.train.update(epochs=240.0, batch_size=64)
-    config.train.optimizer.learning_rate = 0.05
-    config.train.schedule.update(
-        name="step", boundaries=(150 / 240, 180 / 240, 210 / 240), factor=0.1, unit="fraction"
-    )
+class Protocol(NamedTuple):
+    """How a paper's code trains on CIFAR.
+
+    Attributes:
+      epochs: of everything.
+      batch_size: examples a step.
+      learning_rate: at the start.
+      light_rate: the same for MobileNets and ShuffleNets.
+      nesterov: whether the momentum is Nesterov's.
+      boundaries: where the learning rate falls to a tenth, as shares of the run.
+    """
+
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    light_rate: float
+    nesterov: bool
+    boundaries: tuple[float, ...]
 
 
-def tune_for(network: ConfigDict, model: str) -> None:
-    """RepDistiller trains the mobile and shuffle networks at a fifth of the learning rate."""
-    if model.startswith(("mobilenet", "shufflenet")):
-        network.optimizer.learning_rate /= 5
-
-
-# Weight and arguments of each method, and of the cross-entropy beside it when it is
-# alone, in RepDistiller's protocol.
-_USUAL: dict[str, tuple[dict[str, Any], float]] = {
-    "cross_entropy": ({"weight": 1.0}, 1.0),
-    "kd": ({"weight": 0.9, "temperature": 4.0}, 0.1),
+# Epochs after which the rate falls: 150, 180 and 210 of 240; a third and two thirds.
+_LATE = (150 / 240, 180 / 240, 210 / 240)
+PROTOCOLS = {
+    # Tian et al. 2020: RepDistiller, and mdistiller after it.
+    "crd": Protocol(240.0, 64, 0.05, 0.01, False, _LATE),
+    # The CIFAR-10 survey (karanchahal/distiller).
+    "survey": Protocol(200.0, 128, 0.1, 0.1, True, (0.33, 0.66)),
+    # Chen et al. 2021: ReviewKD.
+    "review": Protocol(240.0, 128, 0.1, 0.02, True, _LATE),
 }
 
 
-def objective(methods: list[str]) -> dict[str, dict[str, Any]]:
+def protocol(config: ConfigDict, data: str, name: str = "") -> None:
+    """Sets data, teacher's and student's models being set, and how a paper trains on it.
+
+    Args:
+      config: from `base`, its `teacher.model` and `student.model` set.
+      data: a data set by the papers' name or as `data.name` takes it; `digits` has a
+        protocol of its own.
+      name: one of `PROTOCOLS`; by default `crd`, on the digits their own.
+
+    Raises:
+      UserError: on an unknown protocol.
+    """
+    if name and name not in PROTOCOLS:
+        raise UserError(f"unknown protocol {name!r}: choose from {', '.join(PROTOCOLS)}")
+    if data == "digits":
+        digits(config)
+        if not name:
+            return
+    else:
+        # The sets that the papers use go by their bare names.
+        known = ("cifar10", "cifar100", "imagenet100x32", "mnist", "fashion_mnist")
+        config.data.name = f"tfds:{data}" if data in known else data
+        config.eval_every = 6.0
+    what = PROTOCOLS[name or "crd"]
+    config.train.update(epochs=what.epochs, batch_size=what.batch_size)
+    config.train.optimizer.update(learning_rate=what.learning_rate, nesterov=what.nesterov)
+    config.train.schedule.update(
+        name="step", boundaries=what.boundaries, factor=0.1, unit="fraction"
+    )
+    for network in (config.teacher, config.student):
+        if network.model.startswith(("mobilenet", "shufflenet")):
+            network.optimizer.learning_rate *= what.light_rate / what.learning_rate
+
+
+# Weight and arguments of each method beside cross-entropy at 1, in RepDistiller's
+# protocol; of DKD, OFD (mdistiller's) and SFD (the survey's) in theirs.
+_USUAL: dict[str, dict[str, Any]] = {
+    "ab": {"weight": 1.0},
+    "at": {"weight": 1000.0},
+    "cc": {"weight": 0.02},
+    "crd": {"weight": 0.8},
+    "dkd": {"weight": 1.0, "schedule": {"name": "constant", "warmup": 1 / 12, "unit": "fraction"}},
+    "fitnet": {"weight": 100.0},
+    "fsp": {"weight": 50.0},
+    "ft": {"weight": 200.0},
+    "kd": {"weight": 1.0, "temperature": 4.0},
+    "nst": {"weight": 50.0},
+    "ofd": {"weight": 1e-3},
+    "pkt": {"weight": 30000.0},
+    "rkd": {"weight": 1.0},
+    "sfd": {"weight": 1.0},
+    "sp": {"weight": 3000.0},
+    "vid": {"weight": 1.0},
+}
+# What these methods train first, alone, for an eighth of the epochs (30 of 240).
+_FIRST: dict[str, dict[str, Any]] = {
+    "ab": {"weight": 1.0},
+    "fsp": {"weight": 50.0},
+    "ft": {"weight": 1.0, "stage": "paraphraser"},
+}
+
+
+def objective(
+    methods: list[str], teacher: str = "", student: str = "", protocol: str = ""
+) -> dict[str, Any]:
     """The methods with their usual weights, and cross-entropy with the labels.
+
+    Args:
+      methods: by name; `cross_entropy` alone is training from scratch.
+      teacher: the model's name; some weights depend on the pair.
+      student: likewise.
+      protocol: the survey has its own weights of KD.
 
     Raises:
       UserError: on an unknown method.
     """
     for method in methods:
-        if method not in _USUAL:
+        if method not in (*_USUAL, "cross_entropy"):
             raise UserError(f"unknown method {method!r}: choose from {', '.join(_USUAL)}")
-    cross_entropy = _USUAL[methods[0]][1] if len(methods) == 1 else 1.0
-    terms = {"cross_entropy": {"weight": cross_entropy}}
-    return terms | {method: dict(_USUAL[method][0]) for method in methods}
+    if methods == ["kd"]:
+        survey = protocol == "survey"
+        labels, weight, temperature = (0.5, 0.5, 5.0) if survey else (0.1, 0.9, 4.0)
+        return {
+            "cross_entropy": {"weight": labels},
+            "kd": {"weight": weight, "temperature": temperature},
+        }
+    terms = {method: dict(_USUAL[method]) for method in methods if method != "cross_entropy"}
+    if "dkd" in terms:
+        terms["dkd"]["beta"] = _dkd_beta(teacher, student)
+    return {"cross_entropy": {"weight": 1.0}} | terms
+
+
+def _dkd_beta(teacher: str, student: str) -> float:
+    """mdistiller's: the surer the teacher, the larger."""
+    if (teacher, student) in (("resnet56", "resnet20"), ("resnet110", "resnet32")):
+        return 2.0
+    if all(model.startswith(("wrn", "vgg")) for model in (teacher, student)):
+        return 6.0
+    return 8.0
+
+
+def add_methods(
+    config: ConfigDict,
+    methods: list[str],
+    *,
+    suffix: str = "",
+    joint: bool = False,
+    protocol: str = "",
+    **changes: Any,
+) -> None:
+    """Adds the phases of a student taught by `methods`: one, or two where a method needs it.
+
+    AB and FSP train the student alone first, which then goes on by the labels; Factor
+    Transfer its paraphraser, which is then kept.
+
+    Args:
+      config: with a phase `teacher`.
+      methods: by name.
+      suffix: of the phases' names, which are the methods' (`crd_kd`, `ab_init`, `ab`).
+      joint: whether those methods, too, go beside the labels from the start.
+      protocol: as for `objective`.
+      **changes: to the phases, as for `inherit`.
+    """
+    terms = objective(methods, config.teacher.model, config.student.model, protocol)
+    first = {} if joint else {m: _FIRST[m] for m in methods if m in _FIRST}
+    changes = {"teachers": ("teacher",)} | changes
+    name = "_".join(methods)
+    before = f"{name}_init{suffix}"
+    if first:
+        start = inherit(config.student, objective=first, schedule={"name": "constant"}, **changes)
+        start.epochs = config.student.get_ref("epochs") / 8
+        if "ft" in first:
+            # RepDistiller's rate for the paraphraser beside 0.05 for the networks.
+            start.optimizer.learning_rate = config.student.optimizer.get_ref("learning_rate") / 5
+            terms["ft"]["stage"] = "translator"
+            changes["start_methods"] = before
+        if set(first) - {"ft"}:
+            changes["start"] = before
+        config.phases[before] = start
+        terms = {method: term for method, term in terms.items() if method not in {"ab", "fsp"}}
+    config.phases[name + suffix] = inherit(config.student, objective=terms, **changes)
 
 
 def arguments(arg: str | None, **defaults: Any) -> ConfigDict:

@@ -1,16 +1,19 @@
 """Any teacher, student, objective and data set.
 
     python -m experiments.main \\
-        --config=configs/distill.py:teacher=wrn_40_2,student=wrn_16_2,methods=kd,data=cifar100
+        --config=configs/distill.py:teacher=wrn_40_2,student=wrn_16_2,methods=crd+kd,data=cifar100
 
 Three phases: the teacher (trained, or taken from `--config.teacher.checkpoint`: a phase's
 folder or a PyTorch file), the student from scratch, and the student by `methods`: one or
 several names of `kdjax.distillers`, joined by `+`, with their usual weights. With no
 arguments `wrn_16_2` teaches `wrn_10_1` by KD on the digits, in one minute on two
 CPU cores (results/digits.md). The protocol is that of configs/train.py; the weights are
-RepDistiller's.
+RepDistiller's, of DKD and OFD mdistiller's.
 
-`scratch=0` leaves out the student from scratch.
+AB, FSP and Factor Transfer have a first phase of their own, an eighth as long, as in
+RepDistiller; `joint=1` puts them beside the labels from the start instead. FitNet is
+joint in RepDistiller. `scratch=0` leaves out the student from scratch;
+`protocol=survey` or `protocol=review` trains as those papers' code does.
 """
 
 from ml_collections import ConfigDict
@@ -20,19 +23,25 @@ from configs import common
 
 def get_config(arg: str | None = None) -> ConfigDict:
     args = common.arguments(
-        arg, methods="kd", teacher="wrn_16_2", student="wrn_10_1", data="digits", scratch=1
+        arg,
+        methods="kd",
+        teacher="wrn_16_2",
+        student="wrn_10_1",
+        data="digits",
+        scratch=1,
+        joint=0,
+        protocol="",
     )
     config = common.base()
-    common.crd_protocol(config, args.data)
     config.teacher.model, config.student.model = args.teacher, args.student
-    common.tune_for(config.teacher, args.teacher)
-    common.tune_for(config.student, args.student)
+    common.protocol(config, args.data, args.protocol)
     config.phases.teacher = common.inherit(config.teacher)
     if args.scratch:
         config.phases.scratch = common.inherit(config.student, teachers=("teacher",))
-    config.phases[args.methods.replace("+", "_")] = common.inherit(
-        config.student,
-        teachers=("teacher",),
-        objective=common.objective(args.methods.split("+")),
+    common.add_methods(
+        config,
+        args.methods.split("+"),
+        joint=bool(args.joint),
+        protocol=args.protocol,
     )
     return config

@@ -1,6 +1,6 @@
 """Trained networks by reference: a phase's folder, or a PyTorch file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from experiments import files
 from kdjax import checkpoint, models
-from kdjax.types import Network, UserError, Variables, first_line
+from kdjax.types import Network, TrainState, UserError, Variables, first_line
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".safetensors")
@@ -139,6 +139,57 @@ def load(
     return Trained(network, variables, model)
 
 
+def check_phase(reference: str, earlier: Collection[str]) -> None:
+    """Raises UserError unless it is "", an earlier phase, or another run's phase folder."""
+    if reference and reference not in earlier and not (Path(reference) / "network.json").exists():
+        raise UserError(
+            f"start_methods is {reference!r}, which is neither an earlier phase "
+            f"({', '.join(earlier) or 'there is none'}) nor a phase's folder"
+        )
+
+
+def folder(reference: str, phase: Path) -> Path:
+    """Where the phase is that another one, in `phase`, calls `reference`."""
+    return phase.parent / reference if "/" not in reference else Path(reference)
+
+
+def with_methods(state: TrainState, source: Path) -> TrainState:
+    """The state with those variables of its methods that a finished phase has too.
+
+    They are found by method and name, parameters and state alike: what was trained
+    there may be kept constant here.
+
+    Raises:
+      UserError: if there is none.
+    """
+    arrays = _read(source)
+    flat = checkpoint.flatten(state)
+    found = {}
+    for key, value in flat.items():
+        collection, bracket, rest = key.partition("[")
+        if collection in _METHODS:
+            for there in (f"{c}{bracket}{rest}" for c in _METHODS):
+                if there in arrays and arrays[there].shape == value.shape:
+                    found[key] = arrays[there]
+    if not found:
+        raise UserError(f"start_methods: {str(source)!r} has nothing for the methods of this phase")
+    return checkpoint.unflatten(flat | found, state, str(source))
+
+
+_METHODS = (".method_params", ".method_state")
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """The arrays of a phase's checkpoint, the one that counts."""
+    stored = checkpoint.Checkpoints(folder / "checkpoints", read_only=True)
+    steps = stored.steps()
+    if not steps:
+        raise UserError(f"{str(folder)!r} has no checkpoint yet")
+    result = folder / "result.json"
+    step = files.read_json(result)["step"] if result.exists() else steps[-1]
+    return stored.read(step)[0]
+
+
 def _load_phase(folder: Path, dtype: str, **given: Any) -> Trained:
     if not (folder / "network.json").exists():
         phases = sorted(path.parent.name for path in folder.glob("*/network.json"))
@@ -155,13 +206,7 @@ def _load_phase(folder: Path, dtype: str, **given: Any) -> Trained:
         **{key: described[key] for key in ("num_classes", "in_channels", "mean", "std", "options")},
         dtype=dtype,
     )
-    stored = checkpoint.Checkpoints(folder / "checkpoints", read_only=True)
-    steps = stored.steps()
-    if not steps:
-        raise UserError(f"{str(folder)!r} has no checkpoint yet")
-    result = folder / "result.json"
-    step = files.read_json(result)["step"] if result.exists() else steps[-1]
-    arrays, _ = stored.read(step)
+    arrays = _read(folder)
     network = network._replace(module=network.module.variant_for(arrays))
     variables = student_variables(arrays, network, described, folder)
     return Trained(network, variables, described["model"])

@@ -70,6 +70,8 @@ class Data:
         self.splits: dict[str, sources.Split] = {}
         self._statistics: tuple[list[float], list[float]] | None = None
         self._resident: dict[tuple[str, int], Any] = {}
+        # Of trained networks, by name and split: several phases have the same teacher.
+        self.teacher_logits: dict[tuple[str, str], np.ndarray] = {}
         if not name:
             self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
             if min(image_size, channels, num_classes) < 1:
@@ -106,7 +108,7 @@ class Data:
 
     def _with(self, splits: dict[str, sources.Split]) -> "Data":
         part = copy.copy(self)
-        part.splits, part._resident = splits, {}
+        part.splits, part._resident, part.teacher_logits = splits, {}, {}
         return part
 
     def held_out(self) -> "Data":
@@ -156,7 +158,7 @@ class Plan:
     data: Data  # all that the phase may look at
     network: Network
     taken: Trained | None  # where the network is not trained
-    start: Variables | str | None  # or the name of an earlier phase
+    start: Variables | None  # of an earlier phase: shapes, until that has run
     teachers: list[str]
     devices: parallel.Devices
     learning_rate: optax.Schedule
@@ -202,7 +204,8 @@ def make_plan(
     elif config.shots:
         data = data.shots(config.shots)
     mean, std = config.mean, config.std
-    if data_free and teachers:
+    if (data_free or config.shots) and teachers:
+        # Too little is known of the data, and the teacher's normalisation is known.
         mean, std = mean or teachers[0].mean, std or teachers[0].std
     elif not mean or not std:
         measured = data.statistics()
@@ -236,12 +239,15 @@ def make_plan(
     network = networks.create(
         config.model, **what, axis_name=parallel.AXIS if config.sync_batch_norm else None
     )
-    start: Variables | str | None = None
+    start = None
     if config.start in known:
-        start = str(config.start)
-        like = train.abstract_outputs(known[config.start], data.image_shape)[1]
+        start = train.abstract_outputs(known[config.start], data.image_shape)[1]
+        own = train.abstract_outputs(network, data.image_shape)[1]
+        if _shapes(start) != _shapes(own):
+            raise UserError(f"phase {name!r} starts from {config.start!r}, another network")
     elif config.start:
-        like = start = load(config.start).variables
+        start = load(config.start).variables
+    networks.check_phase(config.start_methods, known)
     if config.steps < 0 or config.epochs < 0:
         raise UserError(f"steps is {config.steps} and epochs {config.epochs}: neither is negative")
     # A pseudo-batch is all the epoch that a phase without data has.
@@ -254,7 +260,8 @@ def make_plan(
     learning_rate = schedule(config.optimizer.learning_rate)
     eval_every = run.eval_every * steps_per_epoch
     if data_free:
-        for key, default in (("accumulate", 1), ("ema", 0.0), ("shots", 0)):
+        only = {"accumulate": 1, "ema": 0.0, "shots": 0, "teacher_batch_norm": "running"}
+        for key, default in only.items():
             if config[key] != default:
                 raise UserError(
                     f"phase {name!r} learns without data, and {key} is {config[key]}: there "
@@ -276,18 +283,17 @@ def make_plan(
         name, config, data, network, None, start, list(config.teachers), spread, learning_rate,
         steps, 0 if data_free else steps_per_epoch, eval_every, kind,
     )  # fmt: skip
-    fresh = train.abstract_outputs(network, data.image_shape)[1]
-    if start and jax.tree.map(np.shape, like) != jax.tree.map(np.shape, fresh):
-        raise UserError(
-            f"phase {name!r} starts from {config.start!r}, which is not a {config.model}"
-        )
     jax.eval_shape(
         kind.init,
         jax.random.key(0),
         tuple(train.abstract_outputs(teacher, data.image_shape)[1] for teacher in teachers),
-        like if start else None,
+        start,
     )
     return plan
+
+
+def _shapes(variables: Variables) -> dict[str, tuple[int, ...]]:
+    return {name: leaf.shape for name, leaf in checkpoint.flatten(variables).items()}
 
 
 def make_objective(config: ConfigDict, *, total_steps: int, steps_per_epoch: float) -> Distiller:
@@ -358,7 +364,8 @@ def _on_data(
                 distiller=distiller,
                 optimizer=optimizer,
                 views=seen,
-                teachers=teachers,
+                teachers=[_synchronized(teacher, config) for teacher in teachers],
+                teacher_batch_norm=config.teacher_batch_norm,
                 accumulate=config.accumulate,
                 ema=config.ema,
                 axis_name=parallel.AXIS,
@@ -451,24 +458,22 @@ def ensemble(logits: list[np.ndarray]) -> np.ndarray:
 class TeacherLogits:
     """The teachers' joint logits on each split, computed when first asked for."""
 
-    def __init__(self, teachers: list[Trained], data: Data, devices: parallel.Devices):
-        """Takes the teachers, with variables on the devices."""
-        self._evaluators = [Evaluator(teacher.network, data, devices) for teacher in teachers]
+    def __init__(self, teachers: dict[str, Trained], data: Data, devices: parallel.Devices):
+        """Takes the teachers by name in this run, with variables on the devices."""
+        self._evaluators = {
+            name: Evaluator(teacher.network, data, devices) for name, teacher in teachers.items()
+        }
         self._teachers = teachers
-        self._known: dict[str, np.ndarray] = {}
+        self._known = data.teacher_logits
 
     def __call__(self, split: str) -> np.ndarray | None:
         """float32 [n, k], or None without teachers."""
         if not self._teachers:
             return None
-        if split not in self._known:
-            self._known[split] = ensemble(
-                [
-                    evaluator.logits(teacher.variables, split)
-                    for evaluator, teacher in zip(self._evaluators, self._teachers, strict=True)
-                ]
-            )
-        return self._known[split]
+        for name, teacher in self._teachers.items():
+            if (name, split) not in self._known:
+                self._known[name, split] = self._evaluators[name].logits(teacher.variables, split)
+        return ensemble([self._known[name, split] for name in self._teachers])
 
 
 class _Clock:
@@ -544,7 +549,8 @@ def run_phase(
     )
     try:
         teachers = [Trained(t.network, devices.replicate(t.variables), t.name) for t in teachers]
-        teacher_logits = TeacherLogits(teachers, data, devices)
+        named = dict(zip(plan.teachers, teachers, strict=True))
+        teacher_logits = TeacherLogits(named, data, devices)
         evaluator = Evaluator(plan.network, data, devices)
         clock = _Clock()
         if plan.taken:
@@ -607,6 +613,8 @@ def _train(
     )
     if state is None:
         state, extra = initializer(rng, host_variables, plan.start), {"seed": plan.config.seed}
+        if plan.config.start_methods:
+            state = networks.with_methods(state, networks.folder(plan.config.start_methods, folder))
     state = devices.replicate(state)
     clock = _Clock(**extra.get("clock", {}))
     # Sums of metrics since the last logged line, and over how many steps.
@@ -697,6 +705,15 @@ def _train(
     finally:
         log.close()
     return state, step, clock
+
+
+def _synchronized(network: Network, config: ConfigDict) -> Network:
+    """The network with batch norm over all devices, where the phase wants that.
+
+    In evaluation it makes no difference: a teacher needs it that normalises by the batch.
+    """
+    axis_name = parallel.AXIS if config.sync_batch_norm else None
+    return network._replace(module=network.module.clone(axis_name=axis_name))
 
 
 def _restore(

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -117,28 +119,60 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+_HEADINGS = ("phase", "model", "parameters", *(heading for heading, _, _ in _TABLE))
+_HEADINGS += ("images/s", "seconds")
+
+
 def table(summary: dict[str, Any]) -> Table:
     """The phases of a summary, for the terminal."""
     view = Table()
-    for i, heading in enumerate(["phase", "model", "parameters"]):
+    for i, heading in enumerate(_HEADINGS):
         view.add_column(heading, justify="left" if i < 2 else "right")
-    for heading, _, _ in _TABLE:
-        view.add_column(heading, justify="right")
-    view.add_column("images/s", justify="right")
-    view.add_column("seconds", justify="right")
-    for name, phase in summary["phases"].items():
-        test = phase.get("test", {})
-        cells = [form.format(test[key]) if key in test else "" for _, key, form in _TABLE]
-        speed = f"{phase['images_per_second']:,.0f}" if phase["steps"] else ""
-        view.add_row(
-            name,
-            phase["model"],
-            f"{phase['parameters']:,}",
-            *cells,
-            speed,
-            f"{phase['seconds']:.0f}",
-        )
+    for row in _rows(summary):
+        view.add_row(*row)
     return view
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The same table, ready for a document."""
+    rules = ["---"] * 2 + ["---:"] * (len(_HEADINGS) - 2)
+    lines = [_HEADINGS, rules, *_rows(summary)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _rows(summary: dict[str, Any]) -> list[list[str]]:
+    """A row a phase; one for all phases that differ in the number after `_seed` alone."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name, phase in summary["phases"].items():
+        groups.setdefault(re.sub(r"_seed\d+$", "", name), []).append(phase)
+    rows = []
+    for name, phases in groups.items():
+        first = phases[0]
+        cells = []
+        for _, key, form in _TABLE:
+            tests = [phase.get("test", {}) for phase in phases]
+            values = [test[key] for test in tests if key in test]
+            cells.append(_spread(values, form))
+        speed = _spread([phase["images_per_second"] for phase in phases], "{:,.0f}")
+        rows.append(
+            [
+                f"{name} ({len(phases)} seeds)" if len(phases) > 1 else name,
+                first["model"],
+                f"{first['parameters']:,}",
+                *cells,
+                speed if first["steps"] else "",
+                f"{sum(phase['seconds'] for phase in phases):.0f}",
+            ]
+        )
+    return rows
+
+
+def _spread(values: list[float], form: str) -> str:
+    """Mean and, of several values, their sample standard deviation."""
+    if not values:
+        return ""
+    mean = form.format(statistics.mean(values))
+    return f"{mean} ± {form.format(statistics.stdev(values))}" if len(values) > 1 else mean
 
 
 def draw_curves(workdir: Path, phases: list[str]) -> None:

@@ -1,6 +1,7 @@
 """A run: a list of phases, from the config to summary.json."""
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import importlib.metadata
@@ -43,10 +44,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
         )
         resolved.evaluation.name = ""
         for group in resolved.phases.values():
-            start = group.start if group.start in names else ""
-            group.update(
-                batch_size=16, accumulate=1, steps=2, mean=(), std=(), checkpoint="", start=start
-            )
+            group.update(batch_size=16, accumulate=1, steps=2, mean=(), std=(), checkpoint="")
+            for key in ("start", "start_methods"):
+                if group[key] not in names:
+                    group[key] = ""
     if not names:
         raise UserError("the config has no phases")
     return resolved
@@ -93,8 +94,8 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
                 results[plan.name] = files.read_json(folder / "result.json")["summary"]
                 trained[plan.name] = networks.load(str(folder), dtype=plan.config.dtype)
                 continue
-            if isinstance(plan.start, str):
-                plan.start = trained[plan.start].variables
+            if plan.config.start in trained:
+                plan = dataclasses.replace(plan, start=trained[plan.config.start].variables)
             trained[plan.name], results[plan.name] = run_phase(
                 plan,
                 config=config,
@@ -112,6 +113,7 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
             "phases": results,
         }
         report.draw_curves(workdir, list(results))
+        files.write(workdir / "table.md", report.markdown(summary).encode())
         files.write_json(summary_file, summary)
     console.print(report.table(summary))
     console.print(f"{summary_file}, {workdir / 'curves.png'}", highlight=False)

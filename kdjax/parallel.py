@@ -167,9 +167,25 @@ def index(axis_name: str | None) -> Array | int:
     return 0 if axis_name is None else jax.lax.axis_index(axis_name)
 
 
+def places(b: int, axis_name: str | None) -> Array:
+    """int [b]: where in the whole batch the examples of this device's shard are."""
+    return index(axis_name) * b + jnp.arange(b)
+
+
 def pmean(tree: PyTree, axis_name: str | None) -> PyTree:
     """Mean over the devices."""
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def all_gather(tree: PyTree, axis_name: str | None) -> PyTree:
+    """The whole batch, in order, on every device: [b, ...] -> [devices * b, ...].
+
+    The gradient of the mean over devices of a loss on it is that loss's gradient: each
+    device gets back the sum of what all of them send to its examples.
+    """
+    if axis_name is None:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.all_gather(x, axis_name, tiled=True), tree)
 
 
 def roll(x: Array, axis_name: str | None) -> Array:

@@ -26,6 +26,8 @@ from kdjax.types import (
     first_line,
 )
 
+TEACHER_BATCH_NORMS = ("running", "batch")
+
 
 def abstract_outputs(
     network: Network, image_shape: tuple[int, int, int]
@@ -135,6 +137,7 @@ def make_train_step(
     teachers: Sequence[Network] = (),
     accumulate: int = 1,
     ema: float = 0.0,
+    teacher_batch_norm: str = "running",
     axis_name: str | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """The train step.
@@ -147,11 +150,14 @@ def make_train_step(
       distiller: the objective.
       optimizer: over `(student params, method params)`.
       views: who sees what, from `kdjax.data.views.make_views`.
-      teachers: run in evaluation mode.
+      teachers: run in evaluation mode, unless `teacher_batch_norm` says otherwise.
       accumulate: parts into which the batch is cut; their gradients are averaged
         before the one update. Batch norm and methods between examples see a part.
       ema: decay of an average of the student's variables, rising from 0.1 as
         (1 + step) / (10 + step) until it reaches this; 0 keeps none.
+      teacher_batch_norm: one of `TEACHER_BATCH_NORMS`: normalise by the `running`
+        averages, as in evaluation, or by the `batch`, dropout included, as some published
+        code does that never switches the teacher to evaluation. Its averages do not move.
       axis_name: the mapped axis over which batches are spread, or None.
 
     Returns:
@@ -159,7 +165,20 @@ def make_train_step(
       `data` and `batch` are what `kdjax.data.batches` gives, `batch` with a leading
       axis of steps made in this one call, `rng` is the run's key, and `metrics` are
       the means over those steps.
+
+    Raises:
+      UserError: on another `teacher_batch_norm`.
     """
+    if teacher_batch_norm not in TEACHER_BATCH_NORMS:
+        raise UserError(
+            f"unknown teacher_batch_norm {teacher_batch_norm!r}: "
+            f"choose from {', '.join(TEACHER_BATCH_NORMS)}"
+        )
+
+    def teach(teacher: Network, variables: Variables, images: Array, rng: Array) -> Outputs:
+        if teacher_batch_norm == "batch":
+            return teacher.train(variables, images, rng)[0]
+        return teacher.evaluate(variables, images)
 
     def gradients(
         state: TrainState, teacher_variables: Any, train_labels: Any, rng: Array, part: Any
@@ -175,7 +194,7 @@ def make_train_step(
             context = Context(
                 student=outputs,
                 teachers=tuple(
-                    jax.lax.stop_gradient(teacher.evaluate(v, seen.teacher))
+                    jax.lax.stop_gradient(teach(teacher, v, seen.teacher, dropout_key))
                     for teacher, v in zip(teachers, teacher_variables, strict=True)
                 ),
                 labels=seen.labels,

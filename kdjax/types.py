@@ -114,6 +114,12 @@ class Context:
     train_labels: Array | None = None
     axis_name: str | None = flax.struct.field(pytree_node=False, default=None)
 
+    @property
+    def teacher(self) -> Outputs:
+        """The only teacher's outputs, for methods that are written for one."""
+        (teacher,) = self.teachers
+        return teacher
+
 
 class MethodLoss(NamedTuple):
     """What a method's `loss` returns.

@@ -119,7 +119,7 @@ def make_views(
 
     def views(rng: Array, images: Array, labels: Array, axis_name: str | None = None) -> Views:
         b = images.shape[0]
-        place = parallel.index(axis_name) * b + jnp.arange(b)
+        place = parallel.places(b, axis_name)
         view_key, teacher_key, mix_key = jax.random.split(rng, 3)
 
         def augmented(key: Array) -> Array:

@@ -1,24 +1,13 @@
-"""Weighted sums of methods, and the checks that methods share."""
+"""Weighted sums of methods, and methods of one teacher made methods of several."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from kdjax.types import Array, Context, Distiller, MethodLoss, UserError, Variables
-
-
-def require_teachers(method: str, context: Context) -> None:
-    """Raises UserError unless there is a teacher, with as many classes as the student."""
-    if not context.teachers:
-        raise UserError(f"method {method!r} needs a teacher, and the phase names none")
-    for teacher in context.teachers:
-        if teacher.logits.shape[-1] != context.student.logits.shape[-1]:
-            raise UserError(
-                f"method {method!r}: the teacher has {teacher.logits.shape[-1]} classes, "
-                f"the student {context.student.logits.shape[-1]}"
-            )
 
 
 def weighted_sum(**terms: tuple[float | optax.Schedule, Distiller]) -> Distiller:
@@ -64,3 +53,69 @@ def weighted_sum(**terms: tuple[float | optax.Schedule, Distiller]) -> Distiller
         return MethodLoss(total, state, metrics)
 
     return Distiller(init, loss)
+
+
+def for_each_teacher(
+    method: str,
+    loss: Callable[[Variables, Context], MethodLoss],
+    init: Callable[[Array, Context], Variables] | None = None,
+    *,
+    same_classes: bool = False,
+) -> Distiller:
+    """The mean of a method over the teachers, each with parameters and state of its own.
+
+    Args:
+      method: its name, for errors.
+      loss: as of a `Distiller`, for a context with one teacher (`context.teacher`).
+      init: likewise; by default there are no parameters and no state, and the loss is
+        traced, so that networks it cannot compare are found before the first step.
+      same_classes: whether the teachers need as many classes as the student.
+
+    Returns:
+      A Distiller that raises UserError if there is no teacher, or one with other classes.
+    """
+
+    def split(context: Context) -> dict[str, Context]:
+        if not context.teachers:
+            raise UserError(f"method {method!r} needs a teacher, and the phase names none")
+        parts = {}
+        for i, teacher in enumerate(context.teachers):
+            if same_classes and teacher.logits.shape[-1] != context.student.logits.shape[-1]:
+                raise UserError(
+                    f"method {method!r}: the teacher has {teacher.logits.shape[-1]} classes, "
+                    f"the student {context.student.logits.shape[-1]}"
+                )
+            parts[f"teacher{i}"] = dataclasses.replace(
+                context,
+                teachers=(teacher,),
+                teacher_variables=context.teacher_variables[i : i + 1],
+            )
+        return parts
+
+    def init_one(rng: Array, context: Context) -> Variables:
+        if init is not None:
+            return init(rng, context)
+        nothing: Variables = {"params": {}, "state": {}}
+        jax.eval_shape(lambda context: loss(nothing, context).value, context)
+        return nothing
+
+    def init_all(rng: Array, context: Context) -> Variables:
+        variables = {
+            name: init_one(jax.random.fold_in(rng, i), part)
+            for i, (name, part) in enumerate(split(context).items())
+        }
+        return {kind: {n: v[kind] for n, v in variables.items()} for kind in ("params", "state")}
+
+    def loss_all(variables: Variables, context: Context) -> MethodLoss:
+        terms = {}
+        for i, (name, part) in enumerate(split(context).items()):
+            own = {kind: variables[kind][name] for kind in ("params", "state")}
+            key = jax.random.fold_in(context.rng, i)
+            terms[name] = loss(own, dataclasses.replace(part, rng=key))
+        return MethodLoss(
+            jnp.mean(jnp.stack([term.value for term in terms.values()]), axis=0),
+            {name: term.state for name, term in terms.items()},
+            {f"{n}/{key}": v for n, term in terms.items() for key, v in term.metrics.items()},
+        )
+
+    return Distiller(init_all, loss_all)

@@ -1,10 +1,8 @@
 """Knowledge distillation on logits (Hinton et al. 2015)."""
 
-import jax.numpy as jnp
-
 from kdjax import losses
-from kdjax.distillers.combine import require_teachers
-from kdjax.types import Array, Context, Distiller, MethodLoss, Variables
+from kdjax.distillers.combine import for_each_teacher
+from kdjax.types import Context, Distiller, MethodLoss, Variables
 
 
 def kd(*, temperature: float = 4.0) -> Distiller:
@@ -20,15 +18,8 @@ def kd(*, temperature: float = 4.0) -> Distiller:
       temperature: T > 0.
     """
 
-    def init(rng: Array, context: Context) -> Variables:
-        require_teachers("kd", context)
-        return {"params": {}, "state": {}}
-
     def loss(variables: Variables, context: Context) -> MethodLoss:
-        values = [
-            losses.kd(context.student.logits, teacher.logits, temperature=temperature)
-            for teacher in context.teachers
-        ]
-        return MethodLoss(jnp.mean(jnp.stack(values), axis=0), variables["state"], {})
+        value = losses.kd(context.student.logits, context.teacher.logits, temperature=temperature)
+        return MethodLoss(value, variables["state"], {})
 
-    return Distiller(init, loss)
+    return for_each_teacher("kd", loss, same_classes=True)

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from kdjax import distillers, losses
-from kdjax.distillers.combine import require_teachers
 from kdjax.types import Context, Distiller, MethodLoss, Outputs, UserError
 
 
@@ -55,7 +54,7 @@ def test_the_sum_is_that_of_weights_times_means():
     chex.assert_shape(value, ())
     np.testing.assert_allclose(value, 0.1 * ce + 0.9 * kd, rtol=1e-6)
     chex.assert_trees_all_close(metrics, {"label": ce, "kd": kd}, rtol=1e-6)
-    assert state == {"label": {}, "kd": {}}
+    assert state == {"label": {}, "kd": {"teacher0": {}}}
 
 
 def test_a_scheduled_weight_follows_the_step_and_is_logged():
@@ -138,4 +137,4 @@ def test_a_method_that_needs_a_teacher_says_so():
 def test_a_teacher_with_other_classes_is_refused_with_both_numbers():
     context = _context().replace(teachers=(_outputs(1), _outputs(1, k=7)))
     with pytest.raises(UserError, match="'kd': the teacher has 7 classes, the student 3"):
-        require_teachers("kd", context)
+        distillers.kd().init(jax.random.key(0), context)

@@ -1,0 +1,50 @@
+"""Many methods on one teacher, one student and one data set: a row a method.
+
+    python -m experiments.main \\
+        --config=configs/compare.py:teacher=resnet56,student=resnet20,data=cifar100,seeds=3
+
+The teacher (trained, or taken from `--config.teacher.checkpoint`), then for every seed the
+student from scratch and by each method: all of `kdjax.distillers` and CRD + KD, or
+`methods=kd/at/crd+kd`. All train equally long but AB, FSP and Factor Transfer, which first
+train an eighth of the epochs more (`joint=1`: not). The table at the end, also in
+`table.md` of the run folder, has means and standard deviations where there are several
+seeds. Protocol and weights are those of configs/distill.py.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+ALL = "kd/fitnet/at/sp/cc/pkt/rkd/crd/vid/nst/fsp/ft/ab/ofd/dkd/sfd/crd+kd"
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    args = common.arguments(
+        arg,
+        methods=ALL,
+        teacher="wrn_16_2",
+        student="wrn_10_1",
+        data="digits",
+        seeds=1,
+        joint=0,
+        protocol="",
+    )
+    config = common.base()
+    config.teacher.model, config.student.model = args.teacher, args.student
+    common.protocol(config, args.data, args.protocol)
+    config.phases.teacher = common.inherit(config.teacher)
+    for seed in range(args.seeds):
+        suffix = f"_seed{seed}" if args.seeds > 1 else ""
+        config.phases[f"scratch{suffix}"] = common.inherit(
+            config.student, teachers=("teacher",), seed=seed
+        )
+        for methods in args.methods.split("/"):
+            common.add_methods(
+                config,
+                methods.split("+"),
+                suffix=suffix,
+                joint=bool(args.joint),
+                protocol=args.protocol,
+                seed=seed,
+            )
+    return config

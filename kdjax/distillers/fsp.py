@@ -1,0 +1,38 @@
+"""Flow of solution procedure (Yim et al. 2017)."""
+
+from itertools import pairwise
+
+import jax.numpy as jnp
+
+from kdjax import losses
+from kdjax.distillers.combine import for_each_teacher
+from kdjax.distillers.taps import apply_adapters, equal_channels, init_adapters, maps
+from kdjax.types import Array, Context, Distiller, MethodLoss, Variables
+
+
+def fsp() -> Distiller:
+    """Mean squared difference of FSP matrices between consecutive stages (eq. 1), added up.
+
+    The paper needs equal channels; where the networks differ, the student's maps go
+    through a 1x1 convolution. It trains in two stages, this alone and then the labels:
+    a phase, from which the next one starts.
+
+    Taps: `stem` and every stage. Trains: the student, and the convolutions where there
+    are any. Usual weight: 50 (RepDistiller), alone for 30 epochs.
+    """
+
+    def pairs(context: Context) -> dict[str, tuple[Array, Array]]:
+        return maps("fsp", context, ("stem",)) | maps("fsp", context)
+
+    def init(rng: Array, context: Context) -> Variables:
+        return init_adapters(rng, equal_channels(pairs(context), context))
+
+    def loss(variables: Variables, context: Context) -> MethodLoss:
+        adapted, state = apply_adapters(variables, equal_channels(pairs(context), context))
+        layers = [(adapted[name], teacher) for name, (_, teacher) in pairs(context).items()]
+        value = jnp.zeros(len(context.index))
+        for bottom, top in pairwise(layers):
+            value += losses.fsp(bottom[0], top[0], bottom[1], top[1])
+        return MethodLoss(value, state, {})
+
+    return for_each_teacher("fsp", loss, init)

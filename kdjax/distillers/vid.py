@@ -1,0 +1,74 @@
+"""Variational information distillation (Ahn et al. 2019)."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kdjax import losses
+from kdjax.distillers.combine import for_each_teacher
+from kdjax.distillers.taps import Adapter, Adapters, apply_adapters, init_adapters, maps, smaller
+from kdjax.types import Array, Context, Distiller, MethodLoss, Variables
+
+_EPS = 1e-5
+
+
+class Gaussian(Adapter):
+    """The variational distribution of a teacher's map, given the student's.
+
+    Attributes:
+      features: c, the teacher's channels.
+      size: (h, w), to which the student's map is averaged.
+      variance: that every channel starts with.
+    """
+
+    features: int = 1
+    size: tuple[int, int] = (1, 1)
+    variance: float = 5.0
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """[b, ., ., .] -> mean [b, h, w, c] and log-scale [c], as `losses.vid` takes them."""
+        x = losses.adaptive_average_pool(x, self.size)
+        for i in range(3):
+            x = self.conv(self.features, 1)(nn.relu(x) if i else x)
+        start = math.log(math.expm1(self.variance - _EPS))
+        scale = self.param("log_scale", jax.nn.initializers.constant(start), (self.features,))
+        return x, scale
+
+
+def vid(*, taps: tuple[str, ...] = ()) -> Distiller:
+    """Negative log-likelihood of the teacher's maps given the student's, added over the stages.
+
+    Three 1x1 convolutions give the mean, a parameter a channel the variance, which starts
+    at 5. Negative where the prediction is good: the logarithm of the variance counts.
+
+    Taps: every stage. Trains: the student, the convolutions, the variances. Usual
+    weight: 1 beside 1 of cross-entropy (RepDistiller).
+
+    Args:
+      taps: instead of the stages, `student:teacher` where the two differ.
+    """
+
+    def adapters(context: Context) -> Adapters:
+        built = {}
+        for name, (student, teacher) in maps("vid", context, taps).items():
+            size, features = smaller(student, teacher), teacher.shape[-1]
+            module = Gaussian.for_input(student, context, features=features, size=size)
+            built[name] = (module, student)
+        return built
+
+    def init(rng: Array, context: Context) -> Variables:
+        return init_adapters(rng, adapters(context))
+
+    def loss(variables: Variables, context: Context) -> MethodLoss:
+        predicted, state = apply_adapters(variables, adapters(context))
+        value = jnp.zeros(len(context.index))
+        for name, (student, teacher) in maps("vid", context, taps).items():
+            mean, log_scale = predicted[name]
+            teacher = losses.adaptive_average_pool(teacher, smaller(student, teacher))
+            value += losses.vid(mean, teacher, log_scale, eps=_EPS)
+        return MethodLoss(value, state, {})
+
+    return for_each_teacher("vid", loss, init)
