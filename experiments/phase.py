@@ -204,6 +204,8 @@ def make_plan(
     elif config.shots:
         data = data.shots(config.shots)
     mean, std = config.mean, config.std
+    if data_free and not teachers:
+        raise UserError(f"phase {name!r} learns without data, so it needs a teacher")
     if (data_free or config.shots) and teachers:
         # Too little is known of the data, and the teacher's normalisation is known.
         mean, std = mean or teachers[0].mean, std or teachers[0].std

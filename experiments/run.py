@@ -45,6 +45,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
         resolved.evaluation.name = ""
         for group in resolved.phases.values():
             group.update(batch_size=16, accumulate=1, steps=2, mean=(), std=(), checkpoint="")
+            group.shots = min(group.shots, 5)
             for key in ("start", "start_methods"):
                 if group[key] not in names:
                     group[key] = ""

@@ -61,6 +61,10 @@ DISTANCES: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
+# Of `transition_curves`: enough to fill a device, and little enough for its memory.
+_WALKS_AT_ONCE = 512
+
+
 @flax.struct.dataclass
 class AdversarialState(TrainState):
     """A `TrainState`, whose `step` counts pseudo-batches, with the generator beside the student.
@@ -480,3 +484,84 @@ def _finished(state: AdversarialState) -> AdversarialState:
 def _mean(metrics: PyTree) -> PyTree:
     """Mean over the leading axis, that of updates or of pseudo-batches."""
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
+
+
+def transition_curves(
+    apply_a: Callable[[Array], Array],
+    apply_b: Callable[[Array], Array],
+    images: Array,
+    labels: Array,
+    *,
+    steps: int,
+    step_size: float,
+    num_classes: int,
+) -> tuple[Array, Array]:
+    """Probabilities along the way across network a's decision boundaries (Algorithm 2).
+
+    From each image, to each class but its own, gradient descent on a's cross-entropy with
+    that class. All images and classes are walked at once; the whole is one compiled
+    program a step on the CPU and one scan elsewhere.
+
+    Args:
+      apply_a: images [m, h, w, c] to logits [m, k], of the network that is stepped on; the
+        images are in whatever space it takes, and in that space the steps are made.
+      apply_b: likewise, of the network that is watched.
+      images: [n, h, w, c]. The paper takes those to which a and b give the same class.
+      labels: int [n], the classes to start from. The targets of image i are
+        (labels[i] + 1) % k, (labels[i] + 2) % k, ... (labels[i] + k - 1) % k.
+      steps: K, how many points of each curve.
+      step_size: xi, by which the gradient is multiplied. Images are not clipped.
+      num_classes: k.
+
+    Returns:
+      (p_a, p_b), float32 [n, k - 1, steps]: the target's probability before each step.
+    """
+    n, others = len(images), num_classes - 1
+    walks = n * others
+    # The last chunk is filled up with walks that are dropped.
+    place = np.arange(-(-walks // _WALKS_AT_ONCE) * min(walks, _WALKS_AT_ONCE)) % walks
+    away = np.arange(1, num_classes, dtype=np.int32)
+    targets = ((np.asarray(labels, np.int32)[:, None] + away) % num_classes).reshape(-1)[place]
+    start = np.asarray(images, np.float32)
+
+    def step(x: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
+        def toward(x: Array) -> tuple[Array, Array]:
+            logits = apply_a(x)
+            return jnp.sum(losses.cross_entropy(logits, targets)), logits
+
+        grad, logits_a = jax.grad(toward, has_aux=True)(x)
+        p_a, p_b = (
+            jnp.take_along_axis(jax.nn.softmax(logits), targets[:, None], axis=-1)[:, 0]
+            for logits in (logits_a, apply_b(x))
+        )
+        return x - step_size * grad, (p_a, p_b)
+
+    if parallel.on_cpu():
+        # A loop inside a program is slow here.
+        one = jax.jit(step, donate_argnums=0)
+
+        def walk(x: Array, targets: Array) -> tuple[Any, Any]:
+            curves = []
+            for _ in range(steps):
+                x, p = one(x, targets)
+                curves.append(p)
+            p_a, p_b = zip(*jax.device_get(curves), strict=True)
+            return np.stack(p_a), np.stack(p_b)
+    else:
+        walk = jax.jit(lambda x, t: jax.lax.scan(lambda x, _: step(x, t), x, length=steps)[1])
+    parts = []
+    for chunk in np.split(place, max(1, len(place) // _WALKS_AT_ONCE)):
+        x, t = parallel.spread((start[chunk // others], targets[chunk]))
+        parts.append(jax.device_get(walk(x, t)))
+    p_a, p_b = (np.concatenate(p, axis=1)[:, :walks] for p in zip(*parts, strict=True))
+    return tuple(jnp.asarray(p).T.reshape(n, others, steps) for p in (p_a, p_b))  # type: ignore
+
+
+def mean_transition_error(p_a: Array, p_b: Array) -> Array:
+    """Mean of |p_b - p_a| over images, classes and steps, float32 [] (the paper's MTE).
+
+    Args:
+      p_a: [n, classes - 1, steps], from `transition_curves`.
+      p_b: likewise.
+    """
+    return jnp.mean(jnp.abs(jnp.asarray(p_b) - jnp.asarray(p_a)))

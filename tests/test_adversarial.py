@@ -315,3 +315,43 @@ def test_distances(name):
 def test_errors(options, message):
     with pytest.raises(UserError, match=message):
         adversary(**options)
+
+
+def transition_case(n=20):
+    """Two small random networks, images and labels."""
+    nets = [(Tiny(width), jax.random.key(width)) for width in (4, 8)]
+    images = np.random.default_rng(0).normal(size=(n, *SHAPE)).astype(np.float32)
+    labels = np.random.default_rng(1).integers(0, CLASSES, n)
+    variables = [net.init(key, images[:1]) for net, key in nets]
+    applies = [
+        lambda x, net=net, v=v: net.apply(v, x).logits * 5
+        for (net, _), v in zip(nets, variables, strict=True)
+    ]
+    return applies, images, labels
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_transition_curves_are_those_of_a_plain_loop(monkeypatch, on_cpu):
+    """One image, one class and one step at a time, as in the paper's Algorithm 2."""
+    (apply_a, apply_b), images, labels = transition_case()
+    monkeypatch.setattr(parallel, "on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(adversarial, "_WALKS_AT_ONCE", 32)
+    p_a, p_b = adversarial.transition_curves(
+        apply_a, apply_b, images, labels, steps=6, step_size=3.0, num_classes=CLASSES
+    )
+    chex.assert_shape((p_a, p_b), (20, CLASSES - 1, 6))
+    loss = jax.jit(jax.value_and_grad(lambda x, j: -jax.nn.log_softmax(apply_a(x))[0, j]))
+    both = jax.jit(lambda x: (jax.nn.softmax(apply_a(x)), jax.nn.softmax(apply_b(x))))
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        for k in range(CLASSES - 1):
+            x, target = image[None], (label + k + 1) % CLASSES
+            for step in range(6):
+                a, b = both(x)
+                np.testing.assert_allclose(p_a[i, k, step], a[0, target], rtol=1e-4, atol=1e-6)
+                np.testing.assert_allclose(p_b[i, k, step], b[0, target], rtol=1e-4, atol=1e-6)
+                x = x - 3.0 * loss(x, target)[1]
+    # The way leads to the target for the network that is stepped on.
+    assert np.all(p_a[..., -1] > p_a[..., 0])
+    difference = np.abs(np.asarray(p_b) - np.asarray(p_a)).mean()
+    np.testing.assert_allclose(adversarial.mean_transition_error(p_a, p_b), difference, rtol=1e-6)
+    assert adversarial.mean_transition_error(p_a, p_a) == 0

@@ -5,11 +5,15 @@ from pathlib import Path
 import pytest
 from small_run import execute
 
-from configs import common, distill, function_matching, train
+from configs import common, distill, function_matching, train, zero_shot
 from experiments import run
 from kdjax.types import UserError
 
 CASES = [
+    *((zero_shot, variant) for variant in (None, *zero_shot.VARIANTS)),
+    *((zero_shot, f"cifar10,table={table}") for table in (1, 2, 4, 5)),
+    *((zero_shot, f"digits,study={study}") for study in zero_shot.STUDIES if study),
+    (zero_shot, "mnist,table=6,shots=10"),
     *((function_matching, variant) for variant in (None, *function_matching.VARIANTS)),
     (function_matching, "flowers,schedule=medium"),
     (function_matching, "pet,schedule=long"),
@@ -84,6 +88,8 @@ def test_published_schedules():
     [
         (function_matching, "cifar11", "unknown variant 'cifar11': choose from digits"),
         (function_matching, "pet,schedule=slow", "unknown schedule 'slow'"),
+        (zero_shot, "table=3", "unknown table 3: choose from 0, 1, 2"),
+        (zero_shot, "digits,study=alpha", "unknown study 'alpha': choose from , beta"),
         (distill, "studnt=x", "unknown config argument 'studnt': choose from methods, teacher"),
         (distill, "methods=kd+nothing", "unknown method 'nothing'"),
         (distill, "scratch=maybe", "scratch='maybe' is not int"),
