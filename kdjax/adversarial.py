@@ -61,8 +61,9 @@ DISTANCES: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-# Of `transition_curves`: enough to fill a device, and little enough for its memory.
-_WALKS_AT_ONCE = 512
+# Of `transition_curves`, on each device: on the CPU what its caches hold, elsewhere what
+# fills it.
+_WALKS_ON_CPU, _WALKS_ELSEWHERE = 32, 1024
 
 
 @flax.struct.dataclass
@@ -394,8 +395,8 @@ class Adversary:
         """The pseudo-batches compiled for all devices.
 
         On accelerators one program makes all the updates of all the pseudo-batches of a
-        call, by scanning. On the CPU, where loops around convolutions are slow and ten
-        written-out updates take three times as long to compile as they need to, it is two
+        call, by scanning. On the CPU, where loops around convolutions are slow and
+        writing ten updates out doubles or trebles the time to compile, it is two
         programs, one of which is called for each of the student's updates.
 
         Returns:
@@ -518,8 +519,9 @@ def transition_curves(
     """
     n, others = len(images), num_classes - 1
     walks = n * others
+    at_once = jax.local_device_count() * (_WALKS_ON_CPU if parallel.on_cpu() else _WALKS_ELSEWHERE)
     # The last chunk is filled up with walks that are dropped.
-    place = np.arange(-(-walks // _WALKS_AT_ONCE) * min(walks, _WALKS_AT_ONCE)) % walks
+    place = np.arange(-(-walks // at_once) * min(walks, at_once)) % walks
     away = np.arange(1, num_classes, dtype=np.int32)
     targets = ((np.asarray(labels, np.int32)[:, None] + away) % num_classes).reshape(-1)[place]
     start = np.asarray(images, np.float32)
@@ -550,7 +552,7 @@ def transition_curves(
     else:
         walk = jax.jit(lambda x, t: jax.lax.scan(lambda x, _: step(x, t), x, length=steps)[1])
     parts = []
-    for chunk in np.split(place, max(1, len(place) // _WALKS_AT_ONCE)):
+    for chunk in np.split(place, max(1, len(place) // at_once)):
         x, t = parallel.spread((start[chunk // others], targets[chunk]))
         parts.append(jax.device_get(walk(x, t)))
     p_a, p_b = (np.concatenate(p, axis=1)[:, :walks] for p in zip(*parts, strict=True))

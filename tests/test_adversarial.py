@@ -335,7 +335,8 @@ def test_transition_curves_are_those_of_a_plain_loop(monkeypatch, on_cpu):
     """One image, one class and one step at a time, as in the paper's Algorithm 2."""
     (apply_a, apply_b), images, labels = transition_case()
     monkeypatch.setattr(parallel, "on_cpu", lambda: on_cpu)
-    monkeypatch.setattr(adversarial, "_WALKS_AT_ONCE", 32)
+    monkeypatch.setattr(adversarial, "_WALKS_ON_CPU", 16)
+    monkeypatch.setattr(adversarial, "_WALKS_ELSEWHERE", 16)
     p_a, p_b = adversarial.transition_curves(
         apply_a, apply_b, images, labels, steps=6, step_size=3.0, num_classes=CLASSES
     )
