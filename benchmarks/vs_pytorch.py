@@ -23,11 +23,11 @@ from absl import flags
 from experiments import cli
 from kdjax.types import UserError
 
-_TEACHER = flags.DEFINE_string("teacher", "wrn_16_2", "A wrn_{depth}_{width}.")
-_STUDENT = flags.DEFINE_string("student", "wrn_16_1", "A wrn_{depth}_{width}.")
+TEACHER = flags.DEFINE_string("teacher", "wrn_16_2", "A wrn_{depth}_{width}.")
+STUDENT = flags.DEFINE_string("student", "wrn_16_1", "A wrn_{depth}_{width}.")
 _BATCH = flags.DEFINE_integer("batch_size", 128, "Images a step.")
 _STEPS = flags.DEFINE_integer("steps", 10, "Steps a repetition.")
-_TURNS = flags.DEFINE_integer("turns", 3, "How often each takes its turn; the median counts.")
+TURNS = flags.DEFINE_integer("turns", 3, "How often each takes its turn; the median counts.")
 _ALLOCATOR = flags.DEFINE_bool("allocator", False, "Give PyTorch kdjax's allocator settings too.")
 _OPPONENT = flags.DEFINE_string("opponent", "", "For the script's own use.")
 
@@ -39,7 +39,7 @@ _MALLOC = {
 }
 
 
-def _wide_resnet(name: str):
+def wide_resnet(name: str):
     """The network of kdjax.models.wide_resnet, in PyTorch."""
     import torch.nn.functional as F
     from torch import nn
@@ -82,8 +82,8 @@ def _run_opponent(kind: str) -> None:
 
     torch.manual_seed(0)
     layout = torch.channels_last if kind == "channels_last" else torch.contiguous_format
-    teacher = _wide_resnet(_TEACHER.value).eval().to(memory_format=layout)
-    student = _wide_resnet(_STUDENT.value).train().to(memory_format=layout)
+    teacher = wide_resnet(TEACHER.value).eval().to(memory_format=layout)
+    student = wide_resnet(STUDENT.value).train().to(memory_format=layout)
     optimizer = torch.optim.SGD(student.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
     b, temperature = _BATCH.value, 4.0
     images = torch.randint(0, 256, (10_000, 3, 32, 32), dtype=torch.uint8)
@@ -122,7 +122,7 @@ def _run_opponent(kind: str) -> None:
     print(_STEPS.value * b / (time.perf_counter() - start))
 
 
-def _measure(command: list[str], environment: dict[str, str]) -> str:
+def measure(command: list[str], environment: dict[str, str]) -> str:
     done = subprocess.run(
         [sys.executable, "-m", *command], env=os.environ | environment,
         capture_output=True, text=True, check=False,
@@ -137,15 +137,15 @@ def main() -> None:
     if _OPPONENT.value:
         _run_opponent(_OPPONENT.value)
         return
-    same = [f"--{flag.name}={flag.value}" for flag in (_TEACHER, _STUDENT, _BATCH, _STEPS)]
+    same = [f"--{flag.name}={flag.value}" for flag in (TEACHER, STUDENT, _BATCH, _STEPS)]
     # The child decides about its host itself, as a user's run would.
     clean = {"XLA_FLAGS": ""}
     speeds: dict[str, list[float]] = {name: [] for name in ("kdjax", *_OPPONENTS)}
-    for _ in range(_TURNS.value):
-        line = _measure(["benchmarks.throughput", *same, "--repeats=1"], clean)
+    for _ in range(TURNS.value):
+        line = measure(["benchmarks.throughput", *same, "--repeats=1"], clean)
         speeds["kdjax"].append(json.loads(line)["images_per_second"])
         for kind in _OPPONENTS:
-            line = _measure(
+            line = measure(
                 ["benchmarks.vs_pytorch", *same, f"--opponent={kind}"],
                 clean | (_MALLOC if _ALLOCATOR.value else {}),
             )

@@ -39,7 +39,16 @@ def base() -> ConfigDict:
             train_examples=0,  # fixed random subset of it; 0 all
             memory=4.0,  # GB up to which a split is kept on the device
             workers=0,  # processes that decode a split larger than that
+            # Where name is empty, what networks are made for (beside image_size): a run
+            # without data, whose teachers come from checkpoints.
+            channels=0,
+            num_classes=0,
         )
+    )
+    # What phases without data are evaluated on, and nothing else; its training split is
+    # never used. Where its name is empty, the test split of `data`.
+    config.evaluation = ConfigDict(
+        dict(name="", dir="", test_split="test", resize=0, image_size=0, memory=4.0)
     )
     config.train = ConfigDict(
         dict(
@@ -55,6 +64,10 @@ def base() -> ConfigDict:
             teachers=(),  # earlier phases, or other runs' phase folders
             teacher_batch_norm="running",  # averages, as in evaluation, or the batch's
             objective=ConfigDict({"cross_entropy": {"weight": 1.0}}, sort_keys=False),
+            # Not empty: learn without data, from a generator. `experiments.work.Settings`
+            # lists the keys.
+            adversarial=ConfigDict(sort_keys=False),
+            shots=0,  # training images a class, a fixed random subset; 0 all
             epochs=10.0,
             steps=0,  # instead of epochs, where positive
             batch_size=128,
@@ -96,13 +109,13 @@ def base() -> ConfigDict:
 def inherit(parent: ConfigDict, **changes: Any) -> ConfigDict:
     """A copy of `parent` in which what is not changed follows the parent.
 
-    A change to a nested group is a dict of what differs in it; an `objective` and
-    `model_options` are replaced as a whole.
+    A change to a nested group is a dict of what differs in it; an `objective`,
+    `adversarial` and `model_options` are replaced as a whole.
     """
     child = ConfigDict(sort_keys=False)
     for key in parent:
         value = parent[key]
-        if key in ("objective", "model_options"):
+        if key in ("objective", "adversarial", "model_options"):
             child[key] = ConfigDict(changes.pop(key, value.to_dict()), sort_keys=False)
         elif isinstance(value, ConfigDict):
             child[key] = inherit(value, **changes.pop(key, {}))

@@ -10,7 +10,7 @@ and `kl`, KL(b || a) in nats, b being the reference.
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -18,63 +18,88 @@ from experiments import cli
 from kdjax import parallel
 from kdjax.types import UserError
 
-_A = flags.DEFINE_string("a", "", "RUN/PHASE, or MODEL=FILE for a PyTorch file.")
-_B = flags.DEFINE_string("b", "", "A second network, the reference of the comparison.")
-_DATA = flags.DEFINE_string("data", None, "Data set; by default that of the run of --a.")
+A = flags.DEFINE_string("a", "", "RUN/PHASE, or MODEL=FILE for a PyTorch file.")
+B = flags.DEFINE_string("b", "", "A second network, the reference of the comparison.")
+DATA = flags.DEFINE_string("data", None, "Data set; by default that of the run of --a.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where tfds keeps its data.")
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation, test, or a split of tfds.")
 _RESIZE = flags.DEFINE_integer("resize", None, "Side of the images; by default the network's.")
 _MEAN = flags.DEFINE_list("mean", [], "Normalisation of a PyTorch file; by default measured.")
 _STD = flags.DEFINE_list("std", [], "Likewise.")
 
+if TYPE_CHECKING:
+    from experiments.networks import Trained
+    from experiments.phase import Data
+
 _OWN_SPLITS = ("train", "validation", "test")
 
 
-def main() -> None:
-    """Evaluates what the flags name."""
-    from experiments import files, networks
-    from experiments.phase import Data, Evaluator, summarize
+def load_data() -> "tuple[Data, str, str]":
+    """The data that the flags name, the split's name in it, and the data's own name.
 
-    if not _A.value:
-        raise UserError("--a is missing: give RUN/PHASE, or MODEL=FILE for a PyTorch file")
+    Raises:
+      UserError: if the flags do not name any that can be read.
+    """
+    from experiments import files
+    from experiments.phase import Data
+
     described: dict[str, Any] = {}
     options: dict[str, Any]
-    folder = Path(_A.value)
+    folder = Path(A.value)
     if (folder / "network.json").exists():
         described = files.read_json(folder / "network.json")
-    if _DATA.value:
-        options = {"name": _DATA.value, "dir": _DATA_DIR.value}
+    if DATA.value:
+        options = {"name": DATA.value, "dir": _DATA_DIR.value}
         options |= {key: described[key] for key in ("resize", "image_size") if key in described}
     elif (folder.parent / "config.json").exists():
         options = files.read_json(folder.parent / "config.json")["data"]
         options["dir"] = _DATA_DIR.value or options["dir"]
+        if not options["name"]:
+            raise UserError(f"the run of --a={A.value} has no data: set --data")
     else:
-        raise UserError(f"--a={_A.value} is not a phase of a run: set --data")
+        raise UserError(f"--a={A.value} is not a phase of a run: set --data")
     if _RESIZE.value is not None:
         options |= {"resize": _RESIZE.value, "image_size": 0}
     split = _SPLIT.value
     if split not in _OWN_SPLITS:
         options["test_split"], split = split, "test"
     data = Data(**options)
-    if split not in data.dataset.splits():
-        raise UserError(f"no split {split!r}: choose from {', '.join(data.dataset.splits())}")
-    labels = data.dataset.splits()[split].labels
+    if split not in data.splits:
+        raise UserError(f"no split {split!r}: choose from {', '.join(data.splits)}")
+    return data, split, options["name"]
+
+
+def load_network(reference: str, data: "Data") -> "Trained":
+    """The network that a flag names, for the data."""
+    from experiments import networks
+
+    mean, std = ([_number(x) for x in flag.value] for flag in (_MEAN, _STD))
+    measured = data.statistics() if not (mean and std) and "=" in reference else ([], [])
+    return networks.load(
+        reference, num_classes=data.num_classes, in_channels=data.channels,
+        mean=mean or measured[0], std=std or measured[1], image_size=data.image_size,
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Evaluates what the flags name."""
+    from experiments.phase import Evaluator, summarize
+
+    if not A.value:
+        raise UserError("--a is missing: give RUN/PHASE, or MODEL=FILE for a PyTorch file")
+    data, split, name = load_data()
+    labels = data.splits[split].labels
     devices = parallel.Devices.dividing(len(labels))
-    result: dict[str, Any] = {"data": options["name"], "split": _SPLIT.value, "images": len(labels)}
+    result: dict[str, Any] = {"data": name, "split": _SPLIT.value, "images": len(labels)}
     logits = {}
-    for name, reference in (("a", _A.value), ("b", _B.value)):
+    for which, reference in (("a", A.value), ("b", B.value)):
         if not reference:
             continue
-        mean, std = ([_number(x) for x in flag.value] for flag in (_MEAN, _STD))
-        measured = data.statistics() if not (mean and std) and "=" in reference else ([], [])
-        trained = networks.load(
-            reference, num_classes=data.dataset.num_classes, in_channels=data.channels,
-            mean=mean or measured[0], std=std or measured[1], image_size=data.image_size,
-        )  # fmt: skip
+        trained = load_network(reference, data)
         evaluator = Evaluator(trained.network, data, devices)
-        logits[name] = evaluator.logits(devices.replicate(trained.variables), split)
-        result[name] = {"network": reference, "model": trained.name}
-        result[name] |= summarize(logits[name], labels)
+        logits[which] = evaluator.logits(devices.replicate(trained.variables), split)
+        result[which] = {"network": reference, "model": trained.name}
+        result[which] |= summarize(logits[which], labels)
     if "b" in logits:
         compared = summarize(logits["a"], labels, logits["b"])
         result |= {key: compared[key] for key in ("agreement", "kl")}

@@ -1,5 +1,6 @@
 """One phase: trains a network with an objective, or takes a trained one, and evaluates it."""
 
+import copy
 import dataclasses
 import math
 import time
@@ -15,10 +16,11 @@ import optax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import files, networks
+from experiments import files, networks, work
 from experiments.cli import Interrupted
 from experiments.networks import Trained
 from experiments.report import PhaseLog
+from experiments.work import Advance, Work
 from kdjax import checkpoint, distillers, metrics, optimizers, parallel, schedules, train
 from kdjax.data import batches, sources, views
 from kdjax.types import Distiller, Network, TrainState, UserError, Variables
@@ -28,55 +30,122 @@ _EVALUATION_BATCH = 500
 
 
 class Data:
-    """A data set on the devices, shared by all phases."""
+    """A data set on the devices, shared by phases; or its absence.
+
+    Attributes:
+      splits: by name; none where there is no data.
+      num_classes: k.
+      channels: c.
+      image_size: side of what the networks see.
+      resize: side of the images when read, 0 as they are.
+      workers: processes that decode splits too large for memory.
+    """
 
     def __init__(
-        self, name: str, *, resize: int = 0, image_size: int = 0, workers: int = 0, **options: Any
+        self,
+        name: str,
+        *,
+        resize: int = 0,
+        image_size: int = 0,
+        workers: int = 0,
+        channels: int = 0,
+        num_classes: int = 0,
+        **options: Any,
     ):
         """Reads a data set.
 
         Args:
-          name: as for `kdjax.data.sources.load`.
+          name: as for `kdjax.data.sources.load`, or empty for none.
           resize: likewise.
           image_size: side of what the networks see; 0 for the images' shorter side.
           workers: processes that decode splits too large for memory.
+          channels: without data, of what the networks see.
+          num_classes: without data, of the networks.
           **options: further arguments of `sources.load`.
 
         Raises:
           UserError: if it cannot be read, or `image_size` is more than there is.
         """
-        self.dataset = sources.load(name, resize=resize, **options)
-        height, width, self.channels = self.dataset.train.images.shape[1:]
+        self.resize, self.workers = resize, workers
+        self.splits: dict[str, sources.Split] = {}
+        self._statistics: tuple[list[float], list[float]] | None = None
+        self._resident: dict[tuple[str, int], Any] = {}
+        # Of trained networks, by name and split: several phases have the same teacher.
+        self.teacher_logits: dict[tuple[str, str], np.ndarray] = {}
+        if not name:
+            self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
+            if min(image_size, channels, num_classes) < 1:
+                raise UserError(
+                    f"data.name is empty and data.image_size {image_size}, data.channels "
+                    f"{channels}, data.num_classes {num_classes}: without data set all three"
+                )
+            return
+        dataset = sources.load(name, resize=resize, **options)
+        self.splits, self.num_classes = dataset.splits(), dataset.num_classes
+        height, width, self.channels = dataset.train.images.shape[1:]
         self.image_size = image_size or min(height, width)
         if not 0 < self.image_size <= min(height, width):
             raise UserError(
                 f"data.image_size is {image_size}, but the images are {height}x{width}: "
                 "set data.resize"
             )
-        self.resize = resize
-        self.workers = workers
-        self._statistics: tuple[list[float], list[float]] | None = None
-        self._resident: dict[tuple[str, int], Any] = {}
-        # Of trained networks, by name and split: several phases have the same teacher.
-        self.teacher_logits: dict[tuple[str, str], np.ndarray] = {}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(h, w, c) of what the networks see."""
         return (self.image_size, self.image_size, self.channels)
 
+    @property
+    def train(self) -> sources.Split:
+        """The training split.
+
+        Raises:
+          UserError: if there is none.
+        """
+        if "train" not in self.splits:
+            raise UserError("there is no training data: data.name is empty")
+        return self.splits["train"]
+
+    def _with(self, splits: dict[str, sources.Split]) -> "Data":
+        part = copy.copy(self)
+        part.splits, part._resident, part.teacher_logits = splits, {}, {}
+        return part
+
+    def held_out(self) -> "Data":
+        """The test split alone: what a phase without data is evaluated on, and all it gets."""
+        return self._with({name: split for name, split in self.splits.items() if name == "test"})
+
+    def shots(self, count: int) -> "Data":
+        """With `count` training images a class, chosen at random but the same in every run.
+
+        Raises:
+          UserError: if a class has fewer.
+        """
+        labels = self.train.labels
+        order = np.random.default_rng(0).permutation(len(labels))
+        chosen = [order[labels[order] == label][:count] for label in range(self.num_classes)]
+        if min(map(len, chosen)) < count or count < 0:
+            raise UserError(
+                f"shots is {count}: the class with the fewest training images has "
+                f"{min(map(len, chosen))}"
+            )
+        return self._with(
+            self.splits | {"train": self.train.subset(np.sort(np.concatenate(chosen)))}
+        )
+
     def statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of the training split, measured once."""
+        """Mean and standard deviation of the training split, measured once; () without one."""
+        if "train" not in self.splits:
+            return [], []
         if self._statistics is None:
-            self._statistics = sources.channel_statistics(self.dataset.train)
+            self._statistics = sources.channel_statistics(self.train)
         return self._statistics
 
     def resident(self, split: str, devices: parallel.Devices) -> Any:
         """The split's arrays on the devices; {} if it is decoded on demand."""
         key = (split, len(devices))
         if key not in self._resident:
-            arrays = batches.resident(self.dataset.splits()[split])
-            self._resident[key] = devices.replicate(arrays)
+            self._resident[key] = devices.replicate(batches.resident(self.splits[split]))
         return self._resident[key]
 
 
@@ -86,56 +155,71 @@ class Plan:
 
     name: str
     config: ConfigDict
+    data: Data  # all that the phase may look at
     network: Network
     taken: Trained | None  # where the network is not trained
     start: Variables | None  # of an earlier phase: shapes, until that has run
     teachers: list[str]
     devices: parallel.Devices
-    distiller: Distiller
-    optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     steps: int
-    steps_per_epoch: float
+    steps_per_epoch: float  # 0 in a phase without data, which knows no epochs
+    eval_every: float  # steps
+    work: Work | None  # where the network is trained
 
 
 def make_plan(
-    name: str, config: ConfigDict, data: Data, known: dict[str, Network], devices: int
+    name: str,
+    config: ConfigDict,
+    run: ConfigDict,
+    data: Data,
+    evaluation: Data,
+    known: dict[str, Network],
 ) -> Plan:
     """Builds and checks a phase without computing anything.
 
     Args:
       name: of the phase.
       config: of the phase.
+      run: the whole run's.
       data: the data set.
+      evaluation: what phases without data are evaluated on.
       known: the networks of earlier phases and of teachers loaded from files, by name.
-      devices: as many at most; 0 for all that divide the batch.
 
     Raises:
       UserError: for whatever is wrong with it.
     """
-    mean, std = config.mean, config.std
-    if not mean or not std:
-        measured = data.statistics()
-        mean, std = mean or measured[0], std or measured[1]
-    what: dict[str, Any] = dict(
-        num_classes=data.dataset.num_classes,
-        in_channels=data.channels,
-        mean=tuple(mean),
-        std=tuple(std),
-        dtype=config.dtype,
-        options=config.model_options.to_dict(),
-    )
-    n = len(data.dataset.train)
-    steps_per_epoch = n / config.batch_size if config.batch_size > 0 else 0
+    data_free = bool(config.adversarial) and not config.checkpoint
     batches.check_batch_size(config.batch_size, config.accumulate)
-    spread = parallel.Devices.dividing(config.batch_size // config.accumulate, devices)
-
+    spread = parallel.Devices.dividing(config.batch_size // config.accumulate, run.devices)
     for teacher in config.teachers:
         if teacher not in known:
             raise UserError(
                 f"phase {name!r} has teacher {teacher!r}, which is neither an earlier phase "
                 f"({', '.join(known) or 'there is none'}) nor a phase's folder"
             )
+    teachers = [known[teacher] for teacher in config.teachers]
+    if data_free or not data.splits:
+        data = evaluation
+    elif config.shots:
+        data = data.shots(config.shots)
+    mean, std = config.mean, config.std
+    if data_free and not teachers:
+        raise UserError(f"phase {name!r} learns without data, so it needs a teacher")
+    if (data_free or config.shots) and teachers:
+        # Too little is known of the data, and the teacher's normalisation is known.
+        mean, std = mean or teachers[0].mean, std or teachers[0].std
+    elif not mean or not std:
+        measured = data.statistics()
+        mean, std = mean or measured[0], std or measured[1]
+    what: dict[str, Any] = dict(
+        num_classes=data.num_classes,
+        in_channels=data.channels,
+        mean=tuple(mean),
+        std=tuple(std),
+        dtype=config.dtype,
+        options=config.model_options.to_dict(),
+    )
 
     def load(reference: str) -> Trained:
         return networks.load(reference, model=config.model, image_size=data.image_size, **what)
@@ -145,12 +229,12 @@ def make_plan(
         train.abstract_outputs(taken.network, data.image_shape)
         nothing = schedules.create("constant", 0.0, total_steps=0, steps_per_epoch=1)
         return Plan(
-            name, config, taken.network, taken, None, list(config.teachers), spread,
-            distillers.weighted_sum(), optax.identity(), nothing, 0, steps_per_epoch,
+            name, config, data, taken.network, taken, None, list(config.teachers), spread,
+            nothing, 0, 0, 0, None,
         )  # fmt: skip
     if config.select not in SELECT:
         raise UserError(f"unknown select {config.select!r}: choose from {', '.join(SELECT)}")
-    if config.select == "best" and data.dataset.validation is None:
+    if config.select == "best" and "validation" not in data.splits:
         raise UserError(
             "select is 'best' but there is no validation split to select on: set data.validation"
         )
@@ -173,26 +257,44 @@ def make_plan(
     networks.check_phase(config.start_methods, known)
     if config.steps < 0 or config.epochs < 0:
         raise UserError(f"steps is {config.steps} and epochs {config.epochs}: neither is negative")
+    # A pseudo-batch is all the epoch that a phase without data has.
+    steps_per_epoch = 1.0 if data_free else len(data.train) / config.batch_size
     steps = config.steps or math.ceil(config.epochs * steps_per_epoch - 1e-6)
     if not steps:
         raise UserError(f"phase {name!r} has no steps: set epochs or steps, or a checkpoint")
     length = dict(total_steps=steps, steps_per_epoch=steps_per_epoch)
-    learning_rate = schedules.create(
-        peak=config.optimizer.learning_rate, **config.schedule, **length
-    )
-    optimizer = optimizers.create(**config.optimizer.to_dict() | {"learning_rate": learning_rate})
-    distiller = make_objective(config.objective, **length)
+    schedule = lambda peak: schedules.create(peak=peak, **config.schedule, **length)  # noqa: E731
+    learning_rate = schedule(config.optimizer.learning_rate)
+    eval_every = run.eval_every * steps_per_epoch
+    if data_free:
+        only = {"accumulate": 1, "ema": 0.0, "shots": 0, "teacher_batch_norm": "running"}
+        for key, default in only.items():
+            if config[key] != default:
+                raise UserError(
+                    f"phase {name!r} learns without data, and {key} is {config[key]}: there "
+                    f"it can only be {default}"
+                )
+        chosen = work.settings(config.adversarial.to_dict())
+        eval_every = chosen.eval_every
+        objective = config.objective and make_objective(config.objective, **length)
+        kind = work.data_free(
+            chosen, student=network, teachers=teachers,
+            distiller=objective or distillers.weighted_sum(),
+            optimizer=config.optimizer.to_dict(), schedule=schedule,
+            image_shape=data.image_shape, num_classes=data.num_classes,
+            batch_size=config.batch_size, steps=steps, devices=spread,
+        )  # fmt: skip
+    else:
+        kind = _on_data(config, network, teachers, data, spread, learning_rate, steps)
     plan = Plan(
-        name, config, network, None, start, list(config.teachers), spread,
-        distiller, optimizer, learning_rate, steps, steps_per_epoch,
+        name, config, data, network, None, start, list(config.teachers), spread, learning_rate,
+        steps, 0 if data_free else steps_per_epoch, eval_every, kind,
     )  # fmt: skip
-    make_views(plan, data)
-    teachers = [known[teacher] for teacher in plan.teachers]
     jax.eval_shape(
-        _initializer(plan, data, teachers),
+        kind.init,
         jax.random.key(0),
         tuple(train.abstract_outputs(teacher, data.image_shape)[1] for teacher in teachers),
-        plan.start,
+        start,
     )
     return plan
 
@@ -225,34 +327,75 @@ def make_objective(config: ConfigDict, *, total_steps: int, steps_per_epoch: flo
     return distillers.weighted_sum(**terms)
 
 
-def make_views(plan: Plan, data: Data) -> Callable[..., views.Views]:
-    """Who sees what in this phase."""
-    return views.make_views(
-        num_classes=data.dataset.num_classes,
+def _on_data(
+    config: ConfigDict,
+    network: Network,
+    teachers: list[Network],
+    data: Data,
+    devices: parallel.Devices,
+    learning_rate: optax.Schedule,
+    steps: int,
+) -> Work:
+    """Training on images, with or without teachers."""
+    optimizer = optimizers.create(**config.optimizer.to_dict() | {"learning_rate": learning_rate})
+    distiller = make_objective(
+        config.objective, total_steps=steps, steps_per_epoch=len(data.train) / config.batch_size
+    )
+    seen = views.make_views(
+        num_classes=data.num_classes,
         image_size=data.image_size,
-        fill=plan.network.mean,
-        **plan.config.augment,
+        fill=network.mean,
+        **config.augment,
     )
 
-
-def _initializer(plan: Plan, data: Data, teachers: list[Network]) -> Callable[..., TrainState]:
     def init(rng: jax.Array, teacher_variables: Any, start: Any) -> TrainState:
         return train.init_state(
             rng,
-            student=plan.network,
-            distiller=plan.distiller,
-            optimizer=plan.optimizer,
+            student=network,
+            distiller=distiller,
+            optimizer=optimizer,
             image_shape=data.image_shape,
-            num_classes=data.dataset.num_classes,
-            batch_size=plan.config.batch_size // plan.config.accumulate,
+            num_classes=data.num_classes,
+            batch_size=config.batch_size // config.accumulate,
             teachers=teachers,
             teacher_variables=teacher_variables,
-            train_labels=jnp.asarray(data.dataset.train.labels),
+            train_labels=jnp.asarray(data.train.labels),
             start=start,
-            ema=plan.config.ema,
+            ema=config.ema,
         )
 
-    return init
+    def begin(teacher_variables: Any, key: jax.Array, step: int) -> Advance:
+        train_step = devices.map(
+            train.make_train_step(
+                student=network,
+                distiller=distiller,
+                optimizer=optimizer,
+                views=seen,
+                teachers=[_synchronized(teacher, config) for teacher in teachers],
+                teacher_batch_norm=config.teacher_batch_norm,
+                accumulate=config.accumulate,
+                ema=config.ema,
+                axis_name=parallel.AXIS,
+            ),
+            in_axes=(None, None, None, 0, None),
+            donate_argnums=0,
+        )
+        resident = data.resident("train", devices)
+        stream = batches.stream(
+            data.train, batch_size=config.batch_size, seed=config.seed,
+            start=step, stop=steps, workers=data.workers,
+        )  # fmt: skip
+
+        def advance(state: TrainState, step: int, count: int) -> tuple[TrainState, dict[str, Any]]:
+            calls = [next(stream) for _ in range(count)]
+            batch = {k: devices.shard(np.stack([c[k] for c in calls]), axis=1) for k in calls[0]}
+            state, metrics = train_step(state, teacher_variables, resident, batch, key)
+            parallel.settle(metrics)
+            return state, metrics
+
+        return advance
+
+    return Work(init, begin)
 
 
 class Evaluator:
@@ -266,7 +409,7 @@ class Evaluator:
 
     def logits(self, variables: Variables, split: str) -> np.ndarray:
         """float32 [n, k] for the n images of a split; `variables` are on the devices."""
-        images = self._data.dataset.splits()[split]
+        images = self._data.splits[split]
         resident = self._data.resident(split, self._devices)
         n, count = len(images), len(self._devices)
         size = min(_EVALUATION_BATCH, math.ceil(n / count) * count)
@@ -379,7 +522,6 @@ def run_phase(
     plan: Plan,
     *,
     config: ConfigDict,
-    data: Data,
     teachers: list[Trained],
     folder: Path,
     console: Console,
@@ -390,7 +532,6 @@ def run_phase(
     Args:
       plan: what to do.
       config: the run's.
-      data: the data set.
       teachers: in the plan's order.
       folder: the phase's.
       console: where lines and the progress bar go.
@@ -403,7 +544,7 @@ def run_phase(
       UserError: for damaged checkpoints, a full disk, or a loss that is not finite.
       Interrupted: after saving, when asked to stop.
     """
-    devices = plan.devices
+    devices, data = plan.devices, plan.data
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     described = networks.describe(
         plan.taken.name if plan.taken else plan.config.model, plan.network,
@@ -425,7 +566,7 @@ def run_phase(
             step = 0
         else:
             state, step, clock = _train(
-                plan, config=config, data=data, teachers=teachers, teacher_logits=teacher_logits,
+                plan, config=config, teachers=teachers, teacher_logits=teacher_logits,
                 evaluator=evaluator, stored=stored, folder=folder, console=console, stop=stop,
             )  # fmt: skip
             variables = state.evaluated
@@ -444,8 +585,8 @@ def run_phase(
         "seconds": 0.0,
         "images_per_second": clock.images_per_second,
     }
-    for split in data.dataset.splits():
-        labels = data.dataset.splits()[split].labels
+    for split in data.splits:
+        labels = data.splits[split].labels
         logits = evaluator.logits(variables, split)
         result[split] = summarize(logits, labels, teacher_logits(split))
     result["seconds"] = clock.seconds
@@ -458,7 +599,6 @@ def _train(
     plan: Plan,
     *,
     config: ConfigDict,
-    data: Data,
     teachers: list[Trained],
     teacher_logits: TeacherLogits,
     evaluator: Evaluator,
@@ -468,11 +608,12 @@ def _train(
     stop: Callable[[], int | None],
 ) -> tuple[TrainState, int, _Clock]:
     """Makes the steps that are still to be made."""
-    devices, total = plan.devices, plan.steps
+    assert plan.work
+    devices, data, total = plan.devices, plan.data, plan.steps
     # Of the phase's own, lest a student with its teacher's architecture start where it did.
     rng = jax.random.fold_in(jax.random.key(plan.config.seed), zlib.crc32(plan.name.encode()))
     teacher_variables = tuple(teacher.variables for teacher in teachers)
-    initializer = jax.jit(_initializer(plan, data, [teacher.network for teacher in teachers]))
+    initializer = jax.jit(plan.work.init)
     host_variables = jax.device_get(teacher_variables)
     state, extra = _restore(
         stored, jax.eval_shape(initializer, rng, host_variables, plan.start), console
@@ -489,29 +630,10 @@ def _train(
 
     step = int(state.step)
     per_call = config.steps_per_call or parallel.default_steps_per_call()
-    eval_every = _in_calls(config.eval_every * plan.steps_per_epoch, per_call) or total
+    eval_every = _in_calls(plan.eval_every, per_call) or total
     log_every = _in_calls(config.log_every, per_call) or total
-    train_step = devices.map(
-        train.make_train_step(
-            student=plan.network,
-            distiller=plan.distiller,
-            optimizer=plan.optimizer,
-            views=make_views(plan, data),
-            teachers=[_synchronized(teacher.network, plan.config) for teacher in teachers],
-            teacher_batch_norm=plan.config.teacher_batch_norm,
-            accumulate=plan.config.accumulate,
-            ema=plan.config.ema,
-            axis_name=parallel.AXIS,
-        ),
-        in_axes=(None, None, None, 0, None),
-        donate_argnums=0,
-    )
-    resident = data.resident("train", devices)
     key = devices.replicate(jax.random.fold_in(rng, 1))
-    stream = batches.stream(
-        data.dataset.train, batch_size=plan.config.batch_size, seed=plan.config.seed,
-        start=step, stop=total, workers=data.workers,
-    )  # fmt: skip
+    advance = plan.work.begin(teacher_variables, key, step)
     log = PhaseLog(folder, name=plan.name, start=step, total=total, console=console)
     pending: list[tuple[int, Any]] = []
     saved_at = time.perf_counter()
@@ -535,10 +657,7 @@ def _train(
         lap_start, warm = step, False
         while step < total:
             count = min(per_call - step % per_call, total - step)
-            calls = [next(stream) for _ in range(count)]
-            batch = {k: devices.shard(np.stack([c[k] for c in calls]), axis=1) for k in calls[0]}
-            state, values = train_step(state, teacher_variables, resident, batch, key)
-            parallel.settle(values)
+            state, values = advance(state, step, count)
             pending.append((count, values))
             step += count
             log.advance(step)
@@ -559,7 +678,7 @@ def _train(
                 raise Interrupted(signal_number)
             row: dict[str, Any] = {
                 "step": step,
-                "epoch": step / plan.steps_per_epoch,
+                "epoch": step / plan.steps_per_epoch if plan.steps_per_epoch else None,
                 "images_per_second": speed,
                 "eta_seconds": (total - step) * plan.config.batch_size / speed if speed else None,
                 "learning_rate": float(plan.learning_rate(step - 1)),
@@ -570,13 +689,15 @@ def _train(
             score = None
             if evaluate:
                 for split in ("validation", "test"):
-                    if split not in data.dataset.splits():
+                    if split not in data.splits:
                         continue
                     logits = evaluator.logits(state.evaluated, split)
-                    labels = data.dataset.splits()[split].labels
+                    labels = data.splits[split].labels
                     measured = summarize(logits, labels, teacher_logits(split))
                     row |= {f"{split}/{name}": value for name, value in measured.items()}
                 score = row.get("validation/accuracy")
+                if plan.work.draw:
+                    log.picture(step, plan.work.draw(state))
             log.write({name: value for name, value in row.items() if value is not None})
             if not math.isfinite(row["train/loss"]):
                 raise UserError(

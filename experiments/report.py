@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -30,7 +32,7 @@ class PhaseLog:
         """Opens the log at step `start`, forgetting what an interrupted run logged beyond it."""
         from tensorboardX import SummaryWriter
 
-        self._path = folder / "metrics.jsonl"
+        self._folder, self._path = folder, folder / "metrics.jsonl"
         kept = [row for row in read_metrics(self._path) if row["step"] <= start]
         files.write(self._path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._file = open(self._path, "a")  # noqa: SIM115
@@ -72,7 +74,9 @@ class PhaseLog:
             if key.endswith("/accuracy") and "train" not in key
         ]
         shown += [f"{key} {row[key]:.4f}" for key in row if key.endswith("/agreement")]
-        line = f"{self._name:<18} step {row['step']:>6}/{self._total}  epoch {row['epoch']:6.2f}  "
+        line = f"{self._name:<18} step {row['step']:>6}/{self._total}  "
+        if "epoch" in row:
+            line += f"epoch {row['epoch']:6.2f}  "
         # On a terminal the bar shows the progress; only evaluations stay on the screen.
         if not self._progress or any(key.startswith("test/") for key in row):
             eta = f"  ETA {row['eta_seconds']:.0f} s" if row.get("eta_seconds") else ""
@@ -80,12 +84,28 @@ class PhaseLog:
                 line + "  ".join([*shown, speed]).strip() + eta, highlight=False, soft_wrap=True
             )
 
+    def picture(self, step: int, image: np.ndarray) -> None:
+        """Keeps a picture, uint8 [h, w, c], and shows all kept so far below each other."""
+        folder = self._folder / "pictures"
+        folder.mkdir(exist_ok=True)
+        files.write(folder / f"{step:08d}.png", _png(image))
+        kept = sorted(path for path in folder.glob("*.png") if int(path.stem) <= step)
+        rows = [np.asarray(Image.open(path)).reshape(image.shape) for path in kept]
+        files.write(self._folder / "pictures.png", _png(np.concatenate(rows)))
+        self._events.add_image("pictures", image, step, dataformats="HWC")
+
     def close(self) -> None:
         """Ends the log."""
         if self._progress:
             self._progress.stop()
         self._file.close()
         self._events.close()
+
+
+def _png(image: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(content, "png")
+    return content.getvalue()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -209,28 +229,35 @@ def draw_curves(workdir: Path, phases: list[str]) -> None:
     """Writes curves.png: the test accuracy of each phase, and the agreement with its teacher."""
     from matplotlib.figure import Figure
 
-    panels = [("accuracy", "test accuracy"), ("agreement", "test agreement with the teacher")]
     rows = {phase: read_metrics(workdir / phase / "metrics.jsonl") for phase in phases}
-    present = [
-        (key, title)
-        for key, title in panels
-        if any(f"test/{key}" in row for phase in phases for row in rows[phase])
-    ]
-    if not present:
+    # A phase without data has pseudo-batches instead of epochs.
+    units = {phase: "epoch" if any("epoch" in r for r in rows[phase]) else "step" for phase in rows}
+    panels = [
+        (key, title, unit)
+        for key, title in (
+            ("accuracy", "test accuracy"), ("agreement", "test agreement with the teacher")
+        )
+        for unit in ("epoch", "step")
+        if any(units[phase] == unit and f"test/{key}" in r for phase in phases for r in rows[phase])
+    ]  # fmt: skip
+    if not panels:
         return
-    figure = Figure(figsize=(5.5 * len(present), 4), layout="constrained")
-    for i, (key, title) in enumerate(present):
-        axes = figure.add_subplot(1, len(present), i + 1)
+    figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
+    for i, (key, title, unit) in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), i + 1)
         late: list[float] = []
         for number, phase in enumerate(phases):
-            points = [
-                (row["epoch"], row[f"test/{key}"]) for row in rows[phase] if f"test/{key}" in row
-            ]
+            points = (
+                [(row[unit], row[f"test/{key}"]) for row in rows[phase] if f"test/{key}" in row]
+                if units[phase] == unit
+                else []
+            )
             if points:
                 axes.plot(*zip(*points, strict=True), label=phase, marker=".", color=f"C{number}")
                 late += [value for _, value in points[len(points) // 4 :]]
         # The first rise would press everything that matters into the top of the picture.
-        axes.set(title=title, xlabel="epoch", ylim=(min(late) - 0.01, max(late) + 0.01))
+        axes.set(title=title, ylim=(min(late) - 0.01, max(late) + 0.01))
+        axes.set_xlabel(unit.replace("step", "pseudo-batch"))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)

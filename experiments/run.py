@@ -23,7 +23,10 @@ from kdjax.types import Network, UserError
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 # What may differ between a run and its continuation, because no result depends on it.
-_NEUTRAL = ("devices", "checkpoint_every", "data.dir", "data.memory", "data.workers", "report")
+_NEUTRAL = (
+    "devices", "checkpoint_every", "data.dir", "data.memory", "data.workers",
+    "evaluation.dir", "evaluation.memory", "report",
+)  # fmt: skip
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -39,8 +42,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
         resolved.data.update(
             name="digits", resize=side, image_size=side, train_examples=0, validation=0.1
         )
+        resolved.evaluation.name = ""
         for group in resolved.phases.values():
             group.update(batch_size=16, accumulate=1, steps=2, mean=(), std=(), checkpoint="")
+            group.shots = min(group.shots, 5)
             for key in ("start", "start_methods"):
                 if group[key] not in names:
                     group[key] = ""
@@ -77,8 +82,7 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
         report.show(summary | {"config": config.to_dict()}, console)
         console.print(f"{workdir} is finished; nothing was changed", highlight=False)
         return summary
-    data = Data(**config.data)
-    plans, loaded = _plan_all(config, data)
+    plans, loaded = plan_all(config)
     workdir.mkdir(parents=True, exist_ok=True)
     with _locked(workdir), _stop_signals() as stop:
         files.write_json(workdir / "config.json", config.to_dict())
@@ -103,7 +107,6 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
             trained[plan.name], results[plan.name] = run_phase(
                 plan,
                 config=config,
-                data=data,
                 teachers=[trained[name] for name in plan.teachers],
                 folder=folder,
                 console=console,
@@ -117,24 +120,36 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
     return summary
 
 
-def _plan_all(config: ConfigDict, data: Data) -> tuple[list[Plan], dict[str, Trained]]:
-    """All phases, checked; and the teachers that come from elsewhere, by reference."""
+def plan_all(config: ConfigDict) -> tuple[list[Plan], dict[str, Trained]]:
+    """All phases, checked; and the teachers that come from elsewhere, by reference.
+
+    Raises:
+      UserError: for every mistake in the config.
+    """
+    data = Data(**config.data)
+    evaluation = data.held_out()
+    if config.evaluation.name:
+        evaluation = Data(**config.evaluation).held_out()
+        if (evaluation.image_shape, evaluation.num_classes) != (data.image_shape, data.num_classes):
+            raise UserError(
+                f"evaluation has images {evaluation.image_shape} of {evaluation.num_classes} "
+                f"classes, data {data.image_shape} of {data.num_classes}"
+            )
     plans: list[Plan] = []
     known: dict[str, Network] = {}
     loaded: dict[str, Trained] = {}
     for name, group in config.phases.items():
         for teacher in group.teachers:
             if teacher not in known and ("/" in teacher or "=" in teacher):
-                mean, std = data.statistics()
+                mean, std = data.statistics() if not (group.mean and group.std) else ((), ())
                 loaded[teacher] = networks.load(
-                    teacher, num_classes=data.dataset.num_classes, in_channels=data.channels,
+                    teacher, num_classes=data.num_classes, in_channels=data.channels,
                     mean=group.mean or mean, std=group.std or std, dtype=group.dtype,
                     image_size=data.image_size,
                 )  # fmt: skip
                 known[teacher] = loaded[teacher].network
-        plan = make_plan(name, group, data, known, config.devices)
-        known[name] = plan.network
-        plans.append(plan)
+        plans.append(make_plan(name, group, config, data, evaluation, known))
+        known[name] = plans[-1].network
     return plans, loaded
 
 

@@ -1,6 +1,6 @@
 """Knowledge distillation in JAX: pure functions for models, losses and training."""
 
-from kdjax import distillers, losses, metrics, models, torch_import
+from kdjax import adversarial, distillers, losses, metrics, models, torch_import
 from kdjax.types import Context, Distiller, MethodLoss, Network, Outputs, TrainState, UserError
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Outputs",
     "TrainState",
     "UserError",
+    "adversarial",
     "distillers",
     "losses",
     "metrics",

@@ -104,8 +104,8 @@ class Devices:
     def __init__(self, devices: Sequence[jax.Device]):
         """Takes the devices to use, in order."""
         self.devices = list(devices)
-        mesh = Mesh(np.array(self.devices), (AXIS,))
-        self._replicated = NamedSharding(mesh, PartitionSpec())
+        self.mesh = Mesh(np.array(self.devices), (AXIS,))
+        self._replicated = NamedSharding(self.mesh, PartitionSpec())
 
     @classmethod
     def dividing(cls, size: int, at_most: int = 0) -> "Devices":
@@ -160,6 +160,15 @@ class Devices:
         return jax.pmap(
             fn, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, devices=self.devices, **kwargs
         )
+
+
+def spread(tree: PyTree) -> PyTree:
+    """Arrays split along axis 0 over as many devices as divide it, for programs of `jax.jit`.
+
+    They are split without a program knowing it, so this is for work without sums over axis 0.
+    """
+    devices = Devices.dividing(len(jax.tree.leaves(tree)[0]))
+    return jax.device_put(tree, NamedSharding(devices.mesh, PartitionSpec(AXIS)))
 
 
 def index(axis_name: str | None) -> Array | int:

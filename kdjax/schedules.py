@@ -1,6 +1,7 @@
 """Schedules of the step, for learning rates and for the weights of methods."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -73,3 +74,8 @@ def create(
         return jnp.broadcast_to(peak * rise * decay, step.shape)
 
     return schedule
+
+
+def in_parts(values: Sequence[Any], step: int, total_steps: int) -> Any:
+    """The value at a step, where several values share the steps in equal parts, in order."""
+    return values[min(step * len(values) // total_steps, len(values) - 1)]

@@ -5,11 +5,15 @@ from pathlib import Path
 import pytest
 from small_run import execute
 
-from configs import common, compare, distill, function_matching, review, train
-from experiments import phase, run
-from kdjax.types import Network, UserError
+from configs import common, compare, distill, function_matching, review, train, zero_shot
+from experiments import run
+from kdjax.types import UserError
 
 CASES = [
+    *((zero_shot, variant) for variant in (None, *zero_shot.VARIANTS)),
+    *((zero_shot, f"cifar10,table={table}") for table in (1, 2, 4, 5)),
+    *((zero_shot, f"digits,study={study}") for study in zero_shot.STUDIES if study),
+    (zero_shot, "mnist,table=6,shots=10"),
     *((function_matching, variant) for variant in (None, *function_matching.VARIANTS)),
     (function_matching, "flowers,schedule=medium"),
     (function_matching, "pet,schedule=long"),
@@ -34,13 +38,8 @@ def test_every_config_can_be_planned_on_the_digits(module, arg):
     config = module.get_config(arg)
     config.debug = True
     resolved = run.resolve(config)
-    data = phase.Data(**resolved.data)
-    known: dict[str, Network] = {}
-    for name, group in resolved.phases.items():
-        plan = phase.make_plan(name, group, data, known, 0)
-        known[name] = plan.network
-        assert plan.steps == 2
-    assert len(known) == len(config.phases)
+    plans, _ = run.plan_all(resolved)
+    assert [plan.steps for plan in plans] == [2] * len(config.phases)
 
 
 def test_every_config_has_a_docstring_with_its_command():
@@ -134,6 +133,8 @@ def test_methods_with_a_start_of_their_own_have_two_phases():
     [
         (function_matching, "cifar11", "unknown variant 'cifar11': choose from digits"),
         (function_matching, "pet,schedule=slow", "unknown schedule 'slow'"),
+        (zero_shot, "table=3", "unknown table 3: choose from 0, 1, 2"),
+        (zero_shot, "digits,study=alpha", "unknown study 'alpha': choose from , beta"),
         (distill, "studnt=x", "unknown config argument 'studnt': choose from methods, teacher"),
         (distill, "methods=kd+nothing", "unknown method 'nothing'"),
         (distill, "protocol=crq", "unknown protocol 'crq': choose from crd, survey, review"),

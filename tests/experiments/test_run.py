@@ -61,9 +61,9 @@ def test_the_run_folder_holds_what_is_promised(finished):
 def test_the_reported_accuracy_is_that_of_the_stored_network(finished):
     trained = networks.load(str(finished / "kd"))
     data = phase.Data("digits")
-    pixels = data.dataset.test.images / 255.0
+    pixels = data.splits["test"].images / 255.0
     logits = trained.network.evaluate(trained.variables, pixels.astype(np.float32)).logits
-    correct = int(np.sum(np.argmax(logits, -1) == data.dataset.test.labels))
+    correct = int(np.sum(np.argmax(logits, -1) == data.splits["test"].labels))
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["phases"]["kd"]["test"]["accuracy"] == correct / 596
 

@@ -39,3 +39,24 @@ def test_errors(attributes, latents, message):
         jax.eval_shape(
             lambda z: generator.init(jax.random.key(0), z), jax.ShapeDtypeStruct(latents, "f4")
         )
+
+
+def test_spectral_normalisation_bounds_what_a_convolution_can_do():
+    """After some iterations sigma is the kernel's largest singular value, by which it is divided."""
+    generator = models.create("generator", image_shape=(4, 4, 1), latent_dim=3, spectral_norm=True)
+    latents = jax.random.normal(jax.random.key(1), (4, 3))
+    variables = jax.jit(generator.init)(jax.random.key(0), latents)
+    train = jax.jit(lambda v: generator.apply(v, latents, train=True, mutable=["batch_stats"])[1])
+    for _ in range(60):
+        variables = {**variables, **train(variables)}
+    for name in ("layers_4", "layers_8", "layers_11"):
+        kernel = variables["params"][name]["kernel"].reshape(
+            -1, variables["params"][name]["kernel"].shape[-1]
+        )
+        (sigma,) = (
+            value
+            for key, value in variables["batch_stats"][f"{name}_spectral"].items()
+            if key.endswith("sigma")
+        )
+        largest = jnp.linalg.svd(kernel, compute_uv=False)[0]
+        assert float(sigma) == pytest.approx(float(largest), rel=0.02)

@@ -47,3 +47,17 @@ def test_variant(key, raw_shortcut):
     """Keys of a state dict and of a checkpoint tell."""
     model = models.create("wrn_10_1", num_classes=10)
     assert model.variant_for(["conv1.weight", key]).raw_shortcut == raw_shortcut
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.1])
+def test_the_last_norm_has_a_momentum_of_its_own(momentum):
+    model = models.create("wrn_10_1", num_classes=3, in_channels=1, last_momentum=momentum)
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    outputs, updates = jax.jit(
+        lambda v: model.apply(v, images, train=True, mutable=["batch_stats"])
+    )(variables)
+    mean = outputs.taps["stage3"].mean((0, 1, 2))
+    np.testing.assert_allclose(
+        updates["batch_stats"]["bn1"]["mean"], (1 - momentum) * mean, rtol=1e-4, atol=1e-5
+    )

@@ -1,0 +1,169 @@
+"""Pseudo-batches a second of transfer without data, and of the same loop in PyTorch.
+
+    python -m benchmarks.zero_shot --teacher=wrn_16_2 --student=wrn_16_1
+
+A pseudo-batch is one update of the generator and `--student_steps` of the student, with
+attention transfer, on images of `--image_size`. The opponent does the same: the same
+networks, generator, losses, Adam and clipping, on as many threads as there are cores, as
+it comes (`eager`) and with channels last. They take turns, each in a process of its own.
+Needs the extra `torch`; `--opponents=` measures kdjax alone. The last line is one JSON object.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+
+from absl import flags
+
+from benchmarks import vs_pytorch
+from experiments import cli
+
+_BATCH = flags.DEFINE_integer("latents", 128, "Latents a pseudo-batch.")
+_SIZE = flags.DEFINE_integer("image_size", 32, "Side of the images, a multiple of 4.")
+_STUDENT_STEPS = flags.DEFINE_integer("student_steps", 10, "n_S.")
+_REPETITIONS = flags.DEFINE_integer("pseudo_batches", 5, "A turn.")
+_OPPONENTS = flags.DEFINE_list("opponents", ["eager", "channels_last"], "Of vs_pytorch's.")
+_WHO = flags.DEFINE_string("who", "", "For the script's own use.")
+
+
+def _run_kdjax() -> None:
+    import jax
+
+    from experiments import networks, work
+    from kdjax import distillers, parallel, schedules
+
+    b, side = _BATCH.value, _SIZE.value
+    devices = parallel.Devices.dividing(b)
+    what = dict(num_classes=10, in_channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
+    student = networks.create(vs_pytorch.STUDENT.value, **what, axis_name=parallel.AXIS)
+    teacher = networks.create(vs_pytorch.TEACHER.value, **what)
+    steps = _REPETITIONS.value + 2
+    kind = work.data_free(
+        work.Settings(student_steps=(_STUDENT_STEPS.value,)), student=student, teachers=[teacher],
+        distiller=distillers.weighted_sum(at=(250.0, distillers.create("at"))),
+        optimizer={"name": "adam", "learning_rate": 2e-3, "clip": 5.0},
+        schedule=lambda peak: schedules.create(
+            "cosine", peak, total_steps=steps, steps_per_epoch=1
+        ),
+        image_shape=(side, side, 3), num_classes=10, batch_size=b, steps=steps, devices=devices,
+    )  # fmt: skip
+    image = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
+    variables = jax.jit(lambda key: teacher.init(key, jax.numpy.zeros(image.shape)))(
+        jax.random.key(1)
+    )
+    state = jax.jit(kind.init)(jax.random.key(0), (variables,), None)
+    advance = kind.begin((devices.replicate(variables),), devices.replicate(jax.random.key(2)), 0)
+    state = devices.replicate(jax.device_get(state))
+    start = time.perf_counter()
+    for step in range(steps):
+        if step == 2:
+            print(f"compiled in {time.perf_counter() - start:.1f} s", file=sys.stderr)
+            start = time.perf_counter()
+        state, metrics = advance(state, step, 1)
+        jax.block_until_ready((state, metrics))
+    print(_REPETITIONS.value / (time.perf_counter() - start))
+
+
+def _run_opponent(kind: str) -> None:
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    torch.manual_seed(0)
+    layout = torch.channels_last if kind == "channels_last" else torch.contiguous_format
+    teacher = vs_pytorch.wide_resnet(vs_pytorch.TEACHER.value).eval()
+    student = vs_pytorch.wide_resnet(vs_pytorch.STUDENT.value).train()
+    teacher.requires_grad_(False)
+    low = _SIZE.value // 4
+    generator = nn.Sequential(
+        nn.Linear(100, 128 * low * low),
+        nn.Unflatten(1, (128, low, low)),
+        nn.BatchNorm2d(128),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(128, 128, 3, padding=1),
+        nn.BatchNorm2d(128),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(128, 64, 3, padding=1),
+        nn.BatchNorm2d(64),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv2d(64, 3, 3, padding=1),
+        nn.BatchNorm2d(3),
+    )
+    for network in (teacher, student, generator):
+        network.to(memory_format=layout)
+    student_adam = torch.optim.Adam(student.parameters(), 2e-3)
+    generator_adam = torch.optim.Adam(generator.parameters(), 1e-3)
+
+    def outputs(network, x):
+        """Logits and the raw outputs of the three stages."""
+        taps = []
+        for i, layer in enumerate(network):
+            x = layer(x)
+            if 0 < i < len(network) - 5 and i % ((len(network) - 6) // 3) == 0:
+                taps.append(x)
+        return x, taps
+
+    def kl(s, t):
+        return F.kl_div(F.log_softmax(s, 1), F.softmax(t, 1), reduction="batchmean")
+
+    def attention(x):
+        return F.normalize(x.pow(2).mean(1).flatten(1))
+
+    def update(loss, optimizer, network):
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 5)
+        optimizer.step()
+
+    def pseudo_batch():
+        z = torch.randn(_BATCH.value, 100)
+        x = generator(z).contiguous(memory_format=layout)
+        update(-kl(student(x), teacher(x)), generator_adam, generator)
+        with torch.no_grad():
+            x = generator(z).contiguous(memory_format=layout)
+            t, t_taps = outputs(teacher, x)
+        for _ in range(_STUDENT_STEPS.value):
+            s, s_taps = outputs(student, x)
+            pairs = zip(s_taps, t_taps, strict=True)
+            at = sum((attention(a) - attention(b)).pow(2).mean() for a, b in pairs)
+            update(kl(s, t) + 250 * at, student_adam, student)
+
+    for _ in range(2):
+        pseudo_batch()
+    start = time.perf_counter()
+    for _ in range(_REPETITIONS.value):
+        pseudo_batch()
+    print(_REPETITIONS.value / (time.perf_counter() - start))
+
+
+def main() -> None:
+    """Takes turns and prints the table."""
+    if _WHO.value == "kdjax":
+        _run_kdjax()
+    elif _WHO.value:
+        _run_opponent(_WHO.value)
+    if _WHO.value:
+        return
+    own = (_BATCH, _SIZE, _STUDENT_STEPS, _REPETITIONS, vs_pytorch.TEACHER, vs_pytorch.STUDENT)
+    same = [f"--{flag.name}={flag.value}" for flag in own]
+    speeds: dict[str, list[float]] = {name: [] for name in ("kdjax", *_OPPONENTS.value)}
+    for _ in range(vs_pytorch.TURNS.value):
+        for who, values in speeds.items():
+            line = vs_pytorch.measure(
+                ["benchmarks.zero_shot", *same, f"--who={who}"], {"XLA_FLAGS": ""}
+            )
+            values.append(float(line))
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    for name, values in speeds.items():
+        turns = ", ".join(f"{value:.3f}" for value in values)
+        print(f"{name:<14} {medians[name]:.3f} pseudo-batches/s   ({turns})")
+    ratios = {f"kdjax_over_{k}": medians["kdjax"] / medians[k] for k in _OPPONENTS.value}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(json.dumps({"pseudo_batches_per_second": medians, **ratios, "cores": cores}))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.start(main, sys.argv))

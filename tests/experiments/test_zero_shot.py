@@ -1,0 +1,272 @@
+"""Phases without data: what they see, resuming, few shots, and transition curves."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_run import execute, small_config
+
+from configs import common, zero_shot
+from experiments import networks, phase, run, work
+from experiments.report import read_metrics
+from kdjax import checkpoint
+from kdjax.data import sources
+from kdjax.types import UserError
+
+ADVERSARIAL = {"student_steps": (2,), "latent_dim": 8, "eval_every": 2}
+
+
+def data_free_config(teacher, **adversarial):
+    """A teacher from elsewhere and a student without data, on images of 8x8."""
+    config = small_config()
+    del config.phases["scratch"], config.phases["kd"]
+    config.teacher.checkpoint = str(teacher)
+    config.student.optimizer.update(name="adam", learning_rate=2e-3, weight_decay=0.0, clip=5.0)
+    config.phases.zero_shot = common.inherit(
+        config.student,
+        teachers=("teacher",),
+        objective={"at": {"weight": 250.0}},
+        adversarial=ADVERSARIAL | adversarial,
+    )
+    config.student.steps = 4
+    return config
+
+
+class Blinding:
+    """Images that nobody may look at."""
+
+    shape = (1201, 8, 8, 1)
+    dtype = np.uint8
+
+    def __getitem__(self, places):
+        raise AssertionError("a phase without data looked at training images")
+
+    def __array__(self, *args, **kwargs):
+        raise AssertionError("a phase without data looked at training images")
+
+
+@pytest.fixture(scope="module")
+def done(finished, tmp_path_factory):
+    """A finished run with a data-free phase, in a process that cannot see training images."""
+    workdir = tmp_path_factory.mktemp("zero_shot") / "run"
+    config = data_free_config(finished / "teacher")
+    config.data.name, config.evaluation.name = "", "digits"
+    config.data.update(image_size=8, channels=1, num_classes=10)
+    load = sources.load
+
+    def blinded(*args, **kwargs):
+        dataset = load(*args, **kwargs)
+        train = sources.Split(Blinding(), dataset.train.labels)
+        return dataset._replace(train=train)
+
+    sources.load = blinded
+    try:
+        summary, printed = execute(config, workdir)
+    finally:
+        sources.load = load
+    return workdir, summary, printed, config
+
+
+def test_a_data_free_phase_never_looks_at_training_images(done, finished):
+    workdir, summary, _, _ = done
+    measured = summary["phases"]["zero_shot"]
+    assert measured["steps"] == 4
+    assert set(measured["test"]) == {
+        "accuracy",
+        "top5",
+        "nll",
+        "ece",
+        "agreement",
+        "kl",
+        "teacher_accuracy",
+    }
+    assert "train" not in measured
+    before = json.loads((finished / "summary.json").read_text())["phases"]["teacher"]
+    assert measured["test"]["teacher_accuracy"] == before["test"]["accuracy"]
+    rows = read_metrics(workdir / "zero_shot/metrics.jsonl")
+    assert [row["step"] for row in rows] == [2, 4]
+    assert "epoch" not in rows[0]
+    assert {
+        "train/loss",
+        "train/at",
+        "train/distance",
+        "train/generator/distance",
+        "train/agreement",
+    } <= set(rows[0])
+    assert (workdir / "curves.png").exists()
+    # It knows its teacher's normalisation, and measures none.
+    student = json.loads((workdir / "zero_shot/network.json").read_text())
+    teacher = json.loads((finished / "teacher/network.json").read_text())
+    assert (student["mean"], student["std"]) == (teacher["mean"], teacher["std"])
+
+
+def test_the_step_of_a_data_free_phase_gets_no_arrays_of_data(finished):
+    config = run.resolve(data_free_config(finished / "teacher"))
+    plans, _ = run.plan_all(config)
+    assert list(plans[1].data.splits) == ["test"]
+    with pytest.raises(UserError, match="no training data"):
+        _ = plans[1].data.train
+
+
+def test_pictures_of_the_generator_over_time(done):
+    workdir, *_ = done
+    strips = sorted((workdir / "zero_shot/pictures").iterdir())
+    assert [strip.name for strip in strips] == ["00000002.png", "00000004.png"]
+    assert Image.open(strips[0]).size == (80, 8)
+    assert Image.open(workdir / "zero_shot/pictures.png").size == (80, 16)
+    pictures = [np.asarray(Image.open(strip)) for strip in strips]
+    assert np.any(pictures[0] != pictures[1])
+
+
+def test_without_any_data_nothing_is_measured_and_the_student_is_the_same(done, tmp_path):
+    workdir, _, _, config = done
+    config.evaluation.name = ""
+    summary, printed = execute(config, tmp_path / "run")
+    config.evaluation.name = "digits"
+    assert "test" not in summary["phases"]["zero_shot"]
+    assert "zero_shot" in printed
+    ours, theirs = (
+        networks.load(str(folder / "zero_shot")).variables for folder in (tmp_path / "run", workdir)
+    )
+    for key, value in checkpoint.flatten(ours).items():
+        np.testing.assert_array_equal(value, checkpoint.flatten(theirs)[key])
+
+
+def test_an_interrupted_phase_without_data_ends_with_the_same_figures(finished, tmp_path):
+    """n_G changes half-way, and the run is killed between two evaluations."""
+    config = data_free_config(finished / "teacher", generator_steps=(1, 2), eval_every=1)
+    whole, _ = execute(config, tmp_path / "whole")
+    workdir = tmp_path / "run"
+    advance = phase.PhaseLog.advance
+
+    class Killed(BaseException):
+        pass
+
+    def interrupt(self, step):
+        if self._name == "zero_shot" and step == 3:
+            raise Killed
+        advance(self, step)
+
+    phase.PhaseLog.advance = interrupt
+    try:
+        with pytest.raises(Killed):
+            execute(config, workdir)
+    finally:
+        phase.PhaseLog.advance = advance
+    again, _ = execute(config, workdir)
+    assert again["phases"]["zero_shot"]["test"] == whole["phases"]["zero_shot"]["test"]
+    arrays = [
+        checkpoint.Checkpoints(folder / "zero_shot/checkpoints", read_only=True).read(4)[0]
+        for folder in (tmp_path / "whole", workdir)
+    ]
+    assert any(key.startswith(".generator[") for key in arrays[0])
+    for key, value in arrays[0].items():
+        np.testing.assert_array_equal(value, arrays[1][key])
+
+
+def test_few_shots_go_on_from_the_student_without_data(finished, tmp_path):
+    config = data_free_config(finished / "teacher", spectral_norm=True)
+    config.phases.few_shot = common.inherit(
+        config.student, teachers=("teacher",), start="zero_shot", shots=3,
+        objective={"kd": {"weight": 1.0}}, optimizer={"learning_rate": 0.0},
+    )  # fmt: skip
+    summary, _ = execute(config, tmp_path / "run")
+    few = networks.load(str(tmp_path / "run/few_shot")).variables["params"]
+    start = networks.load(str(tmp_path / "run/zero_shot")).variables["params"]
+    np.testing.assert_array_equal(few["fc"]["kernel"], start["fc"]["kernel"])
+    # 30 images: their share of hits is a multiple of a thirtieth.
+    hits = summary["phases"]["few_shot"]["train"]["accuracy"] * 30
+    assert hits == pytest.approx(round(hits))
+    data = phase.Data("digits").shots(3)
+    assert np.bincount(data.train.labels).tolist() == [3] * 10
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.phases.zero_shot.adversarial.update(distnce="kl"), "adversarial has no key distnce: choose from distance"),
+        (lambda c: c.phases.zero_shot.adversarial.update(distance="js"), "unknown distance 'js'"),
+        (lambda c: c.phases.zero_shot.adversarial.update(student_steps=(0,)), "student_steps is (0,)"),
+        (lambda c: c.phases.zero_shot.adversarial.update(latent_dim=0), "latent_dim is 0"),
+        (lambda c: c.phases.zero_shot.update(teachers=()), "needs a teacher"),
+        (lambda c: c.phases.zero_shot.update(ema=0.9), "learns without data, and ema is 0.9"),
+        (lambda c: c.phases.zero_shot.update(shots=5), "learns without data, and shots is 5"),
+        (lambda c: c.phases.zero_shot.update(select="best"), "no validation split"),
+        (lambda c: c.data.update(resize=9), "must be multiples of 4"),
+        (lambda c: c.data.update(name=""), "without data set all three"),
+        (lambda c: c.evaluation.update(name="digits", resize=16), "evaluation has images (16, 16, 1)"),
+        (lambda c: c.phases.update(few=common.inherit(c.student, shots=500)), "shots is 500"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_and_nothing_is_written(finished, tmp_path, change, message):
+    config = data_free_config(finished / "teacher")
+    change(config)
+    with pytest.raises(UserError) as error:
+        execute(config, tmp_path / "run")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_phase_with_data_in_a_run_without_is_refused(finished, tmp_path):
+    config = data_free_config(finished / "teacher")
+    config.data.update(name="", image_size=8, channels=1, num_classes=10)
+    config.phases.scratch = common.inherit(config.student)
+    config.phases.scratch.update(mean=(0.3,), std=(0.4,))
+    with pytest.raises(UserError, match="there is no training data"):
+        execute(config, tmp_path / "run")
+
+
+def test_settings_share_the_run_in_equal_parts():
+    chosen = work.settings({"generator_steps": (1, 2, 4)})
+    values = [work.schedules.in_parts(chosen.generator_steps, step, 9) for step in range(9)]
+    assert values == [1, 1, 1, 2, 2, 2, 4, 4, 4]
+
+
+def test_published_settings():
+    config = zero_shot.get_config("cifar10,table=4")
+    pairs = [name for name in config.phases if "_to_" in name]
+    assert len(pairs) == 6
+    student = config.phases["wrn_40_1_to_wrn_16_2"]
+    assert (student.model, student.teachers, student.steps) == ("wrn_16_2", ("wrn_40_1",), 80_000)
+    assert (student.batch_size, student.optimizer.learning_rate, student.optimizer.clip) == (
+        128,
+        2e-3,
+        5,
+    )
+    assert student.adversarial.learning_rate == 1e-3
+    assert student.adversarial.student_steps == (10,)
+    assert student.adversarial.stale_teacher
+    betas = zero_shot.get_config("cifar10,table=5").phases
+    assert [p.objective.at.weight for n, p in betas.items() if n != "teacher"] == [
+        0,
+        100,
+        250,
+        1000,
+        2500,
+    ]
+    shots = zero_shot.get_config("cifar10,shots=25").phases
+    assert (shots.few_shot.start, shots.few_shot.shots, shots.kd_at.start) == ("zero_shot", 25, "")
+
+
+def test_transition_curves_of_two_phases(finished, tmp_path):
+    command = [sys.executable, "-m", "experiments.transition_curves", f"--a={finished / 'kd'}"]
+    sizes = ["--images=5", "--steps=3", f"--out={tmp_path / 'curves'}"]
+    done = subprocess.run(
+        [*command, f"--b={finished / 'teacher'}", *sizes],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert (printed["images"], printed["steps"]) == (5, 3)
+    assert 0 < printed["mean_transition_error"] < 1
+    stored = json.loads((tmp_path / "curves.json").read_text())
+    assert len(stored["curves"]["a"]["mean"]) == 3
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr[:6]) == (2, "error:")

@@ -1,0 +1,358 @@
+"""The pseudo-batch against a plain computation, and the transition curves against a plain loop."""
+
+import dataclasses
+import functools
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import adversarial, distillers, losses, optimizers, parallel, schedules
+from kdjax.types import Distiller, MethodLoss, Network, Outputs, UserError
+
+SHAPE, CLASSES, BATCH, BETA = (8, 8, 1), 4, 8, 250.0
+MEAN, STD = (0.4,), (0.3,)
+STAGES = ("stage1", "stage2")
+
+
+class Tiny(nn.Module):
+    """Two stages with batch norm: small enough to differentiate without compiling."""
+
+    width: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        taps, x = {}, images
+        for stage in STAGES:
+            x = nn.Conv(self.width, (3, 3), strides=(2, 2))(x)
+            taps[stage] = x
+            x = nn.relu(nn.BatchNorm(not train, momentum=0.9, axis_name=self.axis_name)(x))
+        return Outputs(nn.Dense(CLASSES)(x.mean((1, 2))), taps)
+
+
+def attention(*, weight=1.0):
+    """Attention transfer on the three stages, to the first teacher."""
+
+    def loss(variables, context):
+        pairs = ((context.student.taps[s], context.teachers[0].taps[s]) for s in STAGES)
+        value = sum(losses.attention_transfer(*pair) for pair in pairs)
+        return MethodLoss(value, variables["state"], {})
+
+    return Distiller(lambda rng, context: {"params": {}, "state": {}}, loss)
+
+
+class Sketch(nn.Module):
+    """A generator of two layers."""
+
+    latent_dim: int = 10
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, latents, train=False):
+        x = nn.Dense(8 * 8 * 2)(latents).reshape(-1, 8, 8, 2)
+        x = nn.Conv(1, (3, 3))(nn.leaky_relu(x, 0.2))
+        return nn.BatchNorm(not train, momentum=0.9, axis_name=self.axis_name)(x)
+
+
+def network(width, axis_name=None):
+    return Network(Tiny(width, axis_name), MEAN, STD)
+
+
+def variables_of(net, seed):
+    return net.init(jax.random.key(seed), jnp.zeros((1, *SHAPE)))
+
+
+def adversary(count=2, teachers=(8,), adam=True, **options):
+    axis = parallel.AXIS if count else None
+    rate = functools.partial(schedules.create, "cosine", total_steps=8, steps_per_epoch=1)
+    optimizer = optimizers.create(
+        "adam" if adam else "sgd", 1.0, momentum=0.9 if adam else 0.0, clip=5.0
+    )
+    defaults = dict(
+        student=network(4, axis),
+        teachers=tuple(map(network, teachers)),
+        generator=Sketch(axis_name=axis),
+        distance="kl",
+        distiller=distillers.weighted_sum(at=(BETA, attention())),
+        optimizer=optimizer,
+        generator_optimizer=optimizer,
+        learning_rate=rate(peak=2e-3),
+        generator_learning_rate=rate(peak=1e-3),
+        axis_name=axis,
+    )
+    return adversarial.Adversary(**(defaults | options))
+
+
+class Run:
+    """An adversary's compiled step on `count` devices."""
+
+    def __init__(self, count=2, seed=0, **options):
+        self.adversary = adversary(count, **options)
+        self.teachers = tuple(variables_of(t, 7 + i) for i, t in enumerate(self.adversary.teachers))
+        shapes = dict(image_shape=SHAPE, num_classes=CLASSES, batch_size=BATCH)
+        init = jax.jit(functools.partial(self.adversary.init, **shapes))
+        # On the host: the step donates its input.
+        self.state = jax.device_get(init(jax.random.key(seed), teacher_variables=self.teachers))
+        self.devices = parallel.Devices.dividing(BATCH, count)
+        self.step = self.adversary.make_step(self.devices)
+        self.key = jax.random.key(3)
+
+    def __call__(self, batches, generator_steps=1, student_steps=2):
+        replicate = self.devices.replicate
+        places = np.broadcast_to(np.arange(BATCH, dtype=np.int32), (batches, BATCH))
+        state, metrics = self.step(
+            replicate(self.state),
+            replicate(self.teachers),
+            self.devices.shard(places, axis=1),
+            replicate(self.key),
+            generator_steps=generator_steps,
+            student_steps=student_steps,
+        )
+        return jax.device_get(state), jax.device_get(metrics)
+
+
+class PlainAdam:
+    """Adam (Kingma & Ba 2015, algorithm 1) after clipping the gradient's norm at 5."""
+
+    def __init__(self, params, adam):
+        self.m = self.v = jax.tree.map(np.zeros_like, params)
+        self.t, self.adam = 0, adam
+
+    def __call__(self, params, grad, rate):
+        params, grad = jax.device_get((params, grad))
+        norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(grad)))
+        grad = jax.tree.map(lambda g: g * np.minimum(1.0, 5.0 / norm), grad)
+        self.t += 1
+        if not self.adam:
+            return jax.tree.map(lambda p, g: p - rate * g, params, grad)
+        self.m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, self.m, grad)
+        self.v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, self.v, grad)
+        return jax.tree.map(
+            lambda p, m, v: (
+                p - rate * (m / (1 - 0.9**self.t)) / (np.sqrt(v / (1 - 0.999**self.t)) + 1e-8)
+            ),
+            params,
+            self.m,
+            self.v,
+        )
+
+
+def plain_pseudo_batch(run, generator_steps, student_steps, adam, stale):
+    """One pseudo-batch of the whole batch on one device, nothing compiled, from the formulas."""
+    whole = adversary(0)
+    generator, student, teacher = whole.generator, whole.student.module, whole.teachers[0].module
+    state, (teacher_variables,) = run.state, run.teachers
+    z = run.adversary.latents(jax.random.fold_in(run.key, 0), jnp.arange(BATCH))
+    g, g_stats = state.generator["params"], state.generator["batch_stats"]
+    s, s_stats = state.params, state.batch_stats
+    g_adam, s_adam = PlainAdam(g, adam), PlainAdam(s, adam)
+
+    def generate(g):
+        variables = {"params": g, "batch_stats": g_stats}
+        images, new = generator.apply(variables, z, train=True, mutable=["batch_stats"])
+        return images, new["batch_stats"]
+
+    def study(s, images):
+        variables = {"params": s, "batch_stats": s_stats}
+        outputs, new = student.apply(variables, images, train=True, mutable=["batch_stats"])
+        return outputs, new["batch_stats"]
+
+    def kl(outputs, target):
+        p = jax.nn.softmax(target.logits)
+        return jnp.mean(jnp.sum(p * (jnp.log(p) - jax.nn.log_softmax(outputs.logits)), -1))
+
+    def attention_map(tap):
+        flat = jnp.mean(tap**2, -1).reshape(BATCH, -1)
+        return flat / jnp.sqrt(jnp.sum(flat**2, -1, keepdims=True))
+
+    for _ in range(generator_steps):
+
+        def generator_loss(g):
+            images, new_g = generate(g)
+            outputs, new_s = study(s, images)
+            target = teacher.apply(teacher_variables, images)
+            return -kl(outputs, target), (new_g, new_s, target)
+
+        grad, (g_stats, s_stats, old) = jax.grad(generator_loss, has_aux=True)(g)
+        g = g_adam(g, grad, 1e-3)
+    images, g_stats = generate(g)
+    target = teacher.apply(teacher_variables, images)
+    student_losses = []
+    for i in range(student_steps):
+        seen = old if stale and i == 0 else target
+
+        def student_loss(s, seen=seen):
+            outputs, new_s = study(s, images)
+            at = sum(
+                jnp.mean((attention_map(outputs.taps[k]) - attention_map(seen.taps[k])) ** 2)
+                for k in STAGES
+            )
+            return kl(outputs, seen) + BETA * at, new_s
+
+        (value, s_stats), grad = jax.value_and_grad(student_loss, has_aux=True)(s)
+        student_losses.append(value)
+        s = s_adam(s, grad, 2e-3)
+    return (g, g_stats), (s, s_stats), np.mean(student_losses), generate(g)[0]
+
+
+@pytest.mark.parametrize(("adam", "stale"), [(False, False), (False, True), (True, False)])
+def test_one_pseudo_batch_is_the_plain_computation(adam, stale):
+    run = Run(stale_teacher=stale, adam=adam)
+    state, metrics = run(1, generator_steps=2, student_steps=3)
+    (g, g_stats), (s, s_stats), loss, images = plain_pseudo_batch(run, 2, 3, adam, stale)
+    assert state.step == 1
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-4)
+    if not adam:
+        chex.assert_trees_all_close(
+            state.generator, {"params": g, "batch_stats": g_stats}, rtol=1e-3, atol=1e-5
+        )
+        chex.assert_trees_all_close(
+            state.variables, {"params": s, "batch_stats": s_stats}, rtol=1e-3, atol=1e-5
+        )
+    else:
+        # A bias before a batch norm has no gradient but rounding, which Adam makes a full
+        # step of; so what the networks give is compared, not their parameters.
+        whole = adversary(0)
+        z = whole.latents(jax.random.fold_in(run.key, 0), jnp.arange(BATCH))
+        pixels, _ = whole.images(state.generator, z)
+        np.testing.assert_allclose((pixels - 0.4) / 0.3, images, atol=2e-2)
+        after = {"params": state.params, "batch_stats": s_stats}
+        ours, _ = whole.student.train(after, pixels, jax.random.key(0))
+        theirs, _ = whole.student.train(
+            {"params": s, "batch_stats": s_stats}, pixels, jax.random.key(0)
+        )
+        np.testing.assert_allclose(ours.logits, theirs.logits, atol=2e-2)
+
+
+@pytest.fixture(scope="module")
+def two_batches():
+    """A run, and its state and metrics after two pseudo-batches on two devices."""
+    run = Run(adam=False)
+    return run, *run(2)
+
+
+def close(ours, theirs):
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_the_number_of_devices_changes_nothing_but_rounding(two_batches):
+    _, state, metrics = two_batches
+    close((state, metrics), Run(1, adam=False)(2))
+
+
+def test_both_forms_of_the_step_are_the_same(two_batches, monkeypatch):
+    """One scanned program, as on accelerators, and one program an update, as on the CPU."""
+    run, state, metrics = two_batches
+    monkeypatch.setattr(parallel, "on_cpu", lambda: False)
+    run.step = run.adversary.make_step(run.devices)
+    close((state, metrics), run(2))
+
+
+def test_latents_are_of_the_seed_the_step_and_the_place():
+    whole = adversary(0)
+    key = jax.random.key(0)
+    z = whole.latents(key, jnp.arange(2000))
+    np.testing.assert_allclose((z.mean(), z.std()), (0, 1), atol=0.02)
+    np.testing.assert_array_equal(whole.latents(key, jnp.arange(4, 8)), z[4:8])
+    assert not np.any(whole.latents(jax.random.fold_in(key, 1), jnp.arange(8)) == z[:8])
+
+
+def test_the_generator_climbs_what_the_student_descends():
+    """Where only one of the two learns, the distance grows or shrinks."""
+    still = optimizers.create("sgd", 0.0)
+    for frozen, sign in (("optimizer", 1), ("generator_optimizer", -1)):
+        run = Run(distiller=distillers.weighted_sum(), **{frozen: still})
+        histories = []
+        for _ in range(6):
+            # The same latents each time.
+            run.state = dataclasses.replace(run.state, step=np.int32(0))
+            run.state, metrics = run(1)
+            histories.append(metrics["distance"])
+        assert sign * (histories[-1] - histories[0]) > 0
+
+
+def test_several_teachers_count_as_their_mean():
+    twice = Run(teachers=(8, 8), adam=False, distiller=distillers.weighted_sum())
+    once = Run(adam=False, distiller=distillers.weighted_sum())
+    twice.state, twice.teachers = once.state, once.teachers * 2
+    close(twice(1), once(1))
+
+
+@pytest.mark.parametrize("name", sorted(adversarial.DISTANCES))
+def test_distances(name):
+    distance = adversarial.DISTANCES[name]
+    rng = np.random.default_rng(0)
+    s, t = rng.normal(size=(2, 3, 4)).astype(np.float32)
+    chex.assert_shape(distance(s, t), (3,))
+    np.testing.assert_allclose(distance(t, t), 0, atol=1e-6)
+    assert np.all(distance(s, t) > 0)
+    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (s, t))
+    kl = (q * np.log(q / p)).sum(-1)
+    expected = {
+        "kl": kl,
+        "kl_class_mean": kl / 4,
+        # The mass to be moved, each class being as far from each other class.
+        "wasserstein": np.maximum(q - p, 0).sum(-1),
+        "l2": np.square(s - t).mean(-1),
+    }
+    np.testing.assert_allclose(distance(s, t), expected[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"distance": "js"},
+            "unknown distance 'js': choose from kl, kl_class_mean, l2, wasserstein",
+        ),
+        ({"teachers": ()}, "needs a teacher"),
+    ],
+)
+def test_errors(options, message):
+    with pytest.raises(UserError, match=message):
+        adversary(**options)
+
+
+def transition_case(n=20):
+    """Two small random networks, images and labels."""
+    nets = [(Tiny(width), jax.random.key(width)) for width in (4, 8)]
+    images = np.random.default_rng(0).normal(size=(n, *SHAPE)).astype(np.float32)
+    labels = np.random.default_rng(1).integers(0, CLASSES, n)
+    variables = [net.init(key, images[:1]) for net, key in nets]
+    applies = [
+        lambda x, net=net, v=v: net.apply(v, x).logits * 5
+        for (net, _), v in zip(nets, variables, strict=True)
+    ]
+    return applies, images, labels
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_transition_curves_are_those_of_a_plain_loop(monkeypatch, on_cpu):
+    """One image, one class and one step at a time, as in the paper's Algorithm 2."""
+    (apply_a, apply_b), images, labels = transition_case()
+    monkeypatch.setattr(parallel, "on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(adversarial, "_WALKS_ON_CPU", 16)
+    monkeypatch.setattr(adversarial, "_WALKS_ELSEWHERE", 16)
+    p_a, p_b = adversarial.transition_curves(
+        apply_a, apply_b, images, labels, steps=6, step_size=3.0, num_classes=CLASSES
+    )
+    chex.assert_shape((p_a, p_b), (20, CLASSES - 1, 6))
+    loss = jax.jit(jax.value_and_grad(lambda x, j: -jax.nn.log_softmax(apply_a(x))[0, j]))
+    both = jax.jit(lambda x: (jax.nn.softmax(apply_a(x)), jax.nn.softmax(apply_b(x))))
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        for k in range(CLASSES - 1):
+            x, target = image[None], (label + k + 1) % CLASSES
+            for step in range(6):
+                a, b = both(x)
+                np.testing.assert_allclose(p_a[i, k, step], a[0, target], rtol=1e-4, atol=1e-6)
+                np.testing.assert_allclose(p_b[i, k, step], b[0, target], rtol=1e-4, atol=1e-6)
+                x = x - 3.0 * loss(x, target)[1]
+    # The way leads to the target for the network that is stepped on.
+    assert np.all(p_a[..., -1] > p_a[..., 0])
+    difference = np.abs(np.asarray(p_b) - np.asarray(p_a)).mean()
+    np.testing.assert_allclose(adversarial.mean_transition_error(p_a, p_b), difference, rtol=1e-6)
+    assert adversarial.mean_transition_error(p_a, p_a) == 0
