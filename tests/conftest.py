@@ -7,7 +7,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of the time goes into compiling; what it gains is for longer runs than these.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=2 --xla_cpu_multi_thread_eigen=false "
-    "--xla_backend_optimization_level=0"
+    "--xla_backend_optimization_level=1"
 )
 
 # Tests that run the same small networks compile them once, in their subprocesses too.
