@@ -248,7 +248,7 @@ _USUAL: dict[str, dict[str, Any]] = {
             "name": "constant",
             "warmup": 1 / 12,
             "unit": "fraction",
-            "staircase": True,
+            "stairs": 20,
         },
     },
     "rkd": {"weight": 1.0},

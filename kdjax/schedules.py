@@ -22,7 +22,7 @@ def create(
     boundaries: Sequence[float] = (),
     factor: float = 0.1,
     unit: str = "epochs",
-    staircase: bool = False,
+    stairs: int = 0,
 ) -> optax.Schedule:
     """A schedule that rises linearly from 0 to `peak`, then decays as `name` says.
 
@@ -36,7 +36,7 @@ def create(
       boundaries: for `step`, counted from the start of the run.
       factor: for `step`; 0 switches off.
       unit: of `warmup` and `boundaries`: `epochs`, `steps`, or `fraction` of the run.
-      staircase: whether the rise goes on only where an epoch begins.
+      stairs: into how many equal steps the rise is cut, the first at 0; 0 is a smooth one.
 
     Returns:
       A function of the step (int, [] or [n]) to float32 of the same shape.
@@ -56,8 +56,13 @@ def create(
 
     def schedule(step: Array) -> Array:
         step = jnp.asarray(step, jnp.float32)
-        risen = jnp.floor(step / steps_per_epoch) * steps_per_epoch if staircase else step
-        rise = jnp.minimum(1.0, risen / warmup_steps) if warmup_steps else 1.0
+        rise: Any = 1.0
+        if warmup_steps:
+            rise = step / warmup_steps
+            if stairs:
+                # Rounding must not delay the step that falls on a stair.
+                rise = jnp.floor(rise * stairs * (1 + 1e-6)) / stairs
+            rise = jnp.minimum(1.0, rise)
         left = max(total_steps - warmup_steps, 1.0)
         progress = jnp.clip((step - warmup_steps) / left, 0.0, 1.0)
         if name == "cosine":

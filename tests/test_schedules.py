@@ -64,19 +64,17 @@ def test_epochs_need_not_be_whole_steps():
     np.testing.assert_allclose(schedule(np.array([7, 8])), [1, 0.5])
 
 
-def test_a_staircase_rises_where_an_epoch_begins():
-    schedule = schedules.create("constant", 0.6, warmup=3, staircase=True, **RUN)
+def test_stairs_of_a_rise_over_as_many_epochs_begin_where_epochs_do():
+    schedule = schedules.create("constant", 0.6, warmup=3, stairs=3, **RUN)
     steps = np.array([0, 9, 10, 19, 20, 29, 30, 99])
     expected = 0.6 * np.minimum(1, steps // 10 / 3)
     np.testing.assert_allclose(schedule(steps), expected, rtol=1e-6)
 
 
-def test_a_staircase_of_epochs_that_are_no_whole_steps():
-    schedule = schedules.create(
-        "constant", 1.0, total_steps=20, steps_per_epoch=2.5, warmup=2, staircase=True
-    )
-    # Epochs begin at 2.5 and 5 steps: the first step of each is 3 and 5.
-    np.testing.assert_allclose(schedule(np.array([2, 3, 4, 5])), [0, 0.5, 0.5, 1])
+def test_stairs_shrink_with_a_rise_that_is_a_share_of_the_run():
+    schedule = schedules.create("constant", 1.0, warmup=0.2, unit="fraction", stairs=4, **RUN)
+    steps = np.array([0, 4, 5, 9, 10, 15, 19, 20])
+    np.testing.assert_allclose(schedule(steps), [0, 0, 0.25, 0.25, 0.5, 0.75, 0.75, 1])
 
 
 def test_a_factor_of_zero_switches_off():
