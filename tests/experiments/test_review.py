@@ -15,7 +15,6 @@ from kdjax import distillers, schedules, train
 from kdjax.data import batches, views
 from kdjax.types import UserError
 
-
 TABLES = (*(f"table={n}" for n in range(1, 7)), "figure=6")
 
 
