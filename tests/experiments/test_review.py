@@ -29,7 +29,7 @@ def test_every_row_of_every_table_makes_two_steps():
             objectives.setdefault(str(terms), (f"{table} {name}", terms))
     config = small_config()
     del config.phases["scratch"]
-    config.train.update(steps=2, batch_size=16)
+    config.train.update(steps=2, batch_size=16, sync_batch_norm=False)
     config.phases.kd.objective = ConfigDict({"cross_entropy": {"weight": 1.0}})
     data = phase.Data("digits")
     plans, _ = run.plan_all(run.resolve(config))
