@@ -256,6 +256,10 @@ def test_equal_networks_are_the_minimum(name):
 def test_a_batch_on_four_devices_is_the_batch_on_one(name):
     n = 4
     context = _context(b=8)
+    # Of variance one: rounding moves no unit of an adapter to the other side of its ReLU.
+    keys = iter(jax.random.split(jax.random.key(5), 100))
+    normal = lambda tree: jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape), tree)  # noqa: E731
+    context = context.replace(student=normal(context.student), teachers=normal(context.teachers))
     distiller, variables = _init(name, context)
 
     def one(student, teachers, labels, index, axis_name):
@@ -279,10 +283,10 @@ def test_a_batch_on_four_devices_is_the_batch_on_one(name):
 
 
 def _assert_close(actual, expected):
-    """Up to rounding: batch norm's variance, a difference of two means, costs digits."""
+    """Up to rounding."""
     chex.assert_trees_all_equal_shapes(actual, expected)
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, e, rtol=1e-3, atol=1e-4 * max(1.0, np.abs(e).max()))
+        np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5 * max(1.0, np.abs(e).max()))
 
 
 @every_method
