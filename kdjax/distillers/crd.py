@@ -152,15 +152,17 @@ def draw_negatives(rng: Array, other: Array, negatives: int, places: Array) -> A
       float32 [b, n], zeros and ones with K ones a row; where fewer than K may be drawn,
       each of them counts K divided by their number.
     """
+    pool = jnp.sum(other, axis=1, keepdims=True)
+    repeats = jnp.maximum(negatives / jnp.maximum(pool, 1), 1.0)
+    if negatives >= other.shape[1]:
+        return jnp.where(other, repeats, 0.0)
     order_key, start_key = jax.random.split(rng)
     order = jax.random.permutation(order_key, other.shape[1])
-    pool = jnp.sum(other, axis=1, keepdims=True)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(start_key, places)
     start = jax.vmap(lambda key, n: jax.random.randint(key, (1,), 0, jnp.maximum(n, 1)[0]))
     # The rank of a key among those that may be drawn, in the permuted order.
     rank = (jnp.cumsum(other[:, order], axis=1) - 1)[:, jnp.argsort(order)]
     inside = (rank - start(keys, pool)) % jnp.maximum(pool, 1) < negatives
-    repeats = jnp.maximum(negatives / jnp.maximum(pool, 1), 1.0)
     return jnp.where(other & inside, repeats, 0.0)
 
 

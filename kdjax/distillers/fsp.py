@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from kdjax import losses
 from kdjax.distillers.combine import for_each_teacher
-from kdjax.distillers.taps import apply_adapters, equal_channels, init_adapters, maps
+from kdjax.distillers.taps import apply_adapters, equal_channels, init_adapters, stem_and_stages
 from kdjax.types import Array, Context, Distiller, MethodLoss, Variables
 
 
@@ -22,15 +22,17 @@ def fsp() -> Distiller:
     that its command line is given).
     """
 
-    def pairs(context: Context) -> dict[str, tuple[Array, Array]]:
-        return maps("fsp", context, ("stem",)) | maps("fsp", context)
-
     def init(rng: Array, context: Context) -> Variables:
-        return init_adapters(rng, equal_channels(pairs(context), context))
+        return init_adapters(rng, equal_channels(stem_and_stages("fsp", context), context))
 
     def loss(variables: Variables, context: Context) -> MethodLoss:
-        adapted, state = apply_adapters(variables, equal_channels(pairs(context), context))
-        layers = [(adapted[name], teacher) for name, (_, teacher) in pairs(context).items()]
+        adapted, state = apply_adapters(
+            variables, equal_channels(stem_and_stages("fsp", context), context)
+        )
+        layers = [
+            (adapted[name], teacher)
+            for name, (_, teacher) in stem_and_stages("fsp", context).items()
+        ]
         value = jnp.zeros(len(context.index))
         for bottom, top in pairwise(layers):
             value += losses.fsp(bottom[0], top[0], bottom[1], top[1])

@@ -13,7 +13,6 @@ from kdjax.distillers.taps import (
     apply_adapters,
     init_adapters,
     maps,
-    smaller,
 )
 from kdjax.types import Array, Context, Distiller, MethodLoss, UserError, Variables
 
@@ -66,7 +65,7 @@ def ofd(*, norms: tuple[str, ...] = (), taps: tuple[str, ...] = ()) -> Distiller
         value = jnp.zeros(len(context.index))
         margins = {}
         compared = list(pairs(context).items())
-        for i, (name, (student, teacher)) in enumerate(compared):
+        for i, (name, (_, teacher)) in enumerate(compared):
             if norms:
                 norm = context.teacher_variables[0]["params"][norms[i]]
                 margin = losses.ofd_margin(norm["scale"], norm["bias"])
@@ -74,12 +73,7 @@ def ofd(*, norms: tuple[str, ...] = (), taps: tuple[str, ...] = ()) -> Distiller
                 measured = variables["state"]["margins"][name]
                 margins[name] = _measure(measured, teacher, context.axis_name)
                 margin = margins[name]["mean"]
-            size = smaller(student, teacher)
-            one = losses.ofd(
-                losses.adaptive_average_pool(adapted[name], size),
-                losses.adaptive_average_pool(teacher, size),
-                margin,
-            )
+            one = losses.ofd(*losses.match_size(adapted[name], teacher), margin)
             value += one / 2 ** (len(compared) - 1 - i)
         return MethodLoss(value, {"adapters": state, "margins": margins}, {})
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from kdjax import losses, parallel
 from kdjax.distillers.combine import for_each_teacher
-from kdjax.distillers.taps import apply_adapters, equal_channels, init_adapters, maps
+from kdjax.distillers.taps import apply_adapters, equal_channels, init_adapters, stem_and_stages
 from kdjax.types import Array, Context, Distiller, MethodLoss, UserError, Variables
 
 FORMS = ("map", "peak")
@@ -30,11 +30,8 @@ def sfd(*, form: str = "map") -> Distiller:
     if form not in FORMS:
         raise UserError(f"unknown form {form!r} of sfd: choose from {', '.join(FORMS)}")
 
-    def pairs(context: Context) -> dict[str, tuple[Array, Array]]:
-        return maps("sfd", context, ("stem",)) | maps("sfd", context)
-
     def init(rng: Array, context: Context) -> Variables:
-        return init_adapters(rng, equal_channels(pairs(context), context))
+        return init_adapters(rng, equal_channels(stem_and_stages("sfd", context), context))
 
     def compare(student: Array, teacher: Array, axis_name: str | None) -> Array:
         if form == "map":
@@ -46,9 +43,11 @@ def sfd(*, form: str = "map") -> Distiller:
         return jnp.sqrt(jnp.maximum(jnp.max(squares), 1e-12))
 
     def loss(variables: Variables, context: Context) -> MethodLoss:
-        adapted, state = apply_adapters(variables, equal_channels(pairs(context), context))
+        adapted, state = apply_adapters(
+            variables, equal_channels(stem_and_stages("sfd", context), context)
+        )
         value: Array = jnp.zeros(())
-        for name, (_, teacher) in pairs(context).items():
+        for name, (_, teacher) in stem_and_stages("sfd", context).items():
             value += compare(adapted[name], teacher, context.axis_name)
         return MethodLoss(value, state, {})
 

@@ -94,9 +94,9 @@ def _at(i: int, few: int, count: int) -> int:
     return (2 * i * count + few) // (2 * few)
 
 
-def smaller(student: Array, teacher: Array) -> tuple[int, int]:
-    """The smaller height and the smaller width of two maps."""
-    return min(student.shape[1], teacher.shape[1]), min(student.shape[2], teacher.shape[2])
+def stem_and_stages(method: str, context: Context) -> dict[str, tuple[Array, Array]]:
+    """The maps of `stem` and of every stage, in order."""
+    return maps(method, context, ("stem",)) | maps(method, context)
 
 
 def embeddings(method: str, context: Context) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from kdjax import losses
 from kdjax.distillers.combine import for_each_teacher
-from kdjax.distillers.taps import Adapter, Adapters, apply_adapters, init_adapters, maps, smaller
+from kdjax.distillers.taps import Adapter, Adapters, apply_adapters, init_adapters, maps
 from kdjax.types import Array, Context, Distiller, MethodLoss, Variables
 
 _EPS = 1e-5
@@ -54,7 +54,7 @@ def vid(*, taps: tuple[str, ...] = ()) -> Distiller:
     def adapters(context: Context) -> Adapters:
         built = {}
         for name, (student, teacher) in maps("vid", context, taps).items():
-            size, features = smaller(student, teacher), teacher.shape[-1]
+            size, features = losses.smaller_size(student, teacher), teacher.shape[-1]
             module = Gaussian.for_input(student, context, features=features, size=size)
             built[name] = (module, student)
         return built
@@ -65,9 +65,9 @@ def vid(*, taps: tuple[str, ...] = ()) -> Distiller:
     def loss(variables: Variables, context: Context) -> MethodLoss:
         predicted, state = apply_adapters(variables, adapters(context))
         value = jnp.zeros(len(context.index))
-        for name, (student, teacher) in maps("vid", context, taps).items():
+        for name, (_, teacher) in maps("vid", context, taps).items():
             mean, log_scale = predicted[name]
-            teacher = losses.adaptive_average_pool(teacher, smaller(student, teacher))
+            teacher = losses.adaptive_average_pool(teacher, mean.shape[1:3])
             value += losses.vid(mean, teacher, log_scale, eps=_EPS)
         return MethodLoss(value, state, {})
 

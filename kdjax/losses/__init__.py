@@ -16,11 +16,13 @@ from kdjax.losses.features import (
     hcl,
     l2_normalize,
     level_size,
+    match_size,
     nearest_resize,
     nst,
     ofd,
     ofd_margin,
     sfd,
+    smaller_size,
     vid,
 )
 from kdjax.losses.logits import cross_entropy, dkd, kd
@@ -42,6 +44,7 @@ __all__ = [
     "kd",
     "l2_normalize",
     "level_size",
+    "match_size",
     "nearest_resize",
     "nst",
     "ofd",
@@ -50,5 +53,6 @@ __all__ = [
     "rkd",
     "sfd",
     "similarity_preserving",
+    "smaller_size",
     "vid",
 ]

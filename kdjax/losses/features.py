@@ -30,9 +30,14 @@ def _pooling(size: int, out: int) -> np.ndarray:
     return inside.astype(np.float32) / inside.sum(1, keepdims=True)
 
 
+def smaller_size(student: Array, teacher: Array) -> tuple[int, int]:
+    """The smaller height and the smaller width of two maps."""
+    return min(student.shape[1], teacher.shape[1]), min(student.shape[2], teacher.shape[2])
+
+
 def match_size(student: Array, teacher: Array) -> tuple[Array, Array]:
-    """Both maps in float32, averaged to the smaller height and the smaller width."""
-    size = (min(student.shape[1], teacher.shape[1]), min(student.shape[2], teacher.shape[2]))
+    """Both maps in float32, averaged to their `smaller_size`."""
+    size = smaller_size(student, teacher)
     student, teacher = student.astype(jnp.float32), teacher.astype(jnp.float32)
     return adaptive_average_pool(student, size), adaptive_average_pool(teacher, size)
 
@@ -270,10 +275,7 @@ def sfd(student_feature: Array, teacher_feature: Array) -> Array:
     Returns:
       float32 [b].
     """
-    size = (
-        min(student_feature.shape[1], teacher_feature.shape[1]),
-        min(student_feature.shape[2], teacher_feature.shape[2]),
-    )
+    size = smaller_size(student_feature, teacher_feature)
     return fitnet(
         adaptive_max_pool(student_feature, size), adaptive_max_pool(teacher_feature, size)
     )
