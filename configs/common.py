@@ -227,6 +227,27 @@ def protocol(config: ConfigDict, data: str, name: str = "") -> None:
             network.optimizer.learning_rate *= what.light_rate / what.learning_rate
 
 
+def pair(teacher: str, student: str, data: str, name: str = "") -> ConfigDict:
+    """A config with a teacher's phase: what most comparisons of a pair begin with.
+
+    Args:
+      teacher: the model's name.
+      student: likewise.
+      data: as for `protocol`.
+      name: likewise.
+    """
+    config = base()
+    config.teacher.model, config.student.model = teacher, student
+    protocol(config, data, name)
+    config.phases.teacher = inherit(config.teacher)
+    return config
+
+
+def seeds(count: int) -> list[tuple[str, int]]:
+    """Suffixes of phases' names, which the tables know as one phase's seeds, and the seeds."""
+    return [(f"_seed{seed}" if count > 1 else "", seed) for seed in range(count)]
+
+
 # Weight and arguments of each method beside cross-entropy at 1, in RepDistiller's
 # protocol; of DKD, OFD (mdistiller's) and SFD (the survey's) in theirs.
 _USUAL: dict[str, dict[str, Any]] = {
@@ -270,8 +291,8 @@ REVIEW_WEIGHTS = {
 }
 # What these methods train first, alone, for an eighth of the epochs (30 of 240).
 _FIRST: dict[str, dict[str, Any]] = {
-    "ab": {"weight": 1.0},
-    "fsp": {"weight": 1.0},
+    "ab": _USUAL["ab"],
+    "fsp": _USUAL["fsp"],
     "ft": {"weight": 1.0, "stage": "paraphraser"},
 }
 

@@ -29,12 +29,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         joint=0,
         protocol="",
     )
-    config = common.base()
-    config.teacher.model, config.student.model = args.teacher, args.student
-    common.protocol(config, args.data, args.protocol)
-    config.phases.teacher = common.inherit(config.teacher)
-    for seed in range(args.seeds):
-        suffix = f"_seed{seed}" if args.seeds > 1 else ""
+    config = common.pair(args.teacher, args.student, args.data, args.protocol)
+    for suffix, seed in common.seeds(args.seeds):
         config.phases[f"scratch{suffix}"] = common.inherit(
             config.student, teachers=("teacher",), seed=seed
         )

@@ -32,10 +32,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         joint=0,
         protocol="",
     )
-    config = common.base()
-    config.teacher.model, config.student.model = args.teacher, args.student
-    common.protocol(config, args.data, args.protocol)
-    config.phases.teacher = common.inherit(config.teacher)
+    config = common.pair(args.teacher, args.student, args.data, args.protocol)
     if args.scratch:
         config.phases.scratch = common.inherit(config.student, teachers=("teacher",))
     common.add_methods(

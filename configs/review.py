@@ -124,15 +124,17 @@ def get_config(arg: str | None = None) -> ConfigDict:
             f"there is no table={args.table},figure={args.figure}: choose from "
             f"{', '.join(f'table={n}' for n in _TITLES)}, figure=6"
         )
-    config = common.base()
     if args.table in _COLUMNS:
+        config = common.base()
         _compare(config, args)
         return config
     small = args.data == "digits"
-    config.teacher.model = args.teacher or ("resnet14" if small else "resnet56")
-    config.student.model = args.student or ("resnet8" if small else "resnet20")
-    common.protocol(config, args.data, "" if small else "review")
-    config.phases.teacher = common.inherit(config.teacher)
+    config = common.pair(
+        args.teacher or ("resnet14" if small else "resnet56"),
+        args.student or ("resnet8" if small else "resnet20"),
+        args.data,
+        "" if small else "review",
+    )
     if args.figure:
         _search(config, args.seeds)
         return config
@@ -161,15 +163,10 @@ def _add(
     terms = {"review": usual | {"weight": weight} | arguments}
     if labels:
         terms = {"cross_entropy": {"weight": labels}} | terms
-    for suffix, seed in _seeds(seeds):
+    for suffix, seed in common.seeds(seeds):
         config.phases[name + suffix] = common.inherit(
             config.student, teachers=("teacher",), objective=terms, seed=seed
         )
-
-
-def _seeds(seeds: int) -> list[tuple[str, int]]:
-    """Suffixes of the phases' names and their seeds."""
-    return [(f"_seed{seed}" if seeds > 1 else "", seed) for seed in range(seeds)]
 
 
 def _caption(what: str) -> str:
@@ -269,7 +266,7 @@ def _compare(config: ConfigDict, args: ConfigDict) -> None:
         if taught_by not in config.phases:
             config.phases[taught_by] = common.inherit(config.teacher, model=teacher)
         config.teacher.model, config.student.model = teacher, student
-        for suffix, seed in _seeds(args.seeds):
+        for suffix, seed in common.seeds(args.seeds):
             shared = dict(model=student, teachers=(taught_by,), seed=seed)
             scratch = f"scratch_{student}{suffix}"
             if scratch not in config.phases:
