@@ -266,6 +266,10 @@ def make_plan(
     schedule = lambda peak: schedules.create(peak=peak, **config.schedule, **length)  # noqa: E731
     learning_rate = schedule(config.optimizer.learning_rate)
     eval_every = run.eval_every * steps_per_epoch
+    # Without data the distance is enough.
+    distiller = distillers.weighted_sum()
+    if config.objective or not data_free:
+        distiller = make_objective(config.objective, **length)
     if data_free:
         only = {"accumulate": 1, "ema": 0.0, "shots": 0, "teacher_batch_norm": "running"}
         for key, default in only.items():
@@ -276,16 +280,14 @@ def make_plan(
                 )
         chosen = work.settings(config.adversarial.to_dict())
         eval_every = chosen.eval_every
-        objective = config.objective and make_objective(config.objective, **length)
         kind = work.data_free(
-            chosen, student=network, teachers=teachers,
-            distiller=objective or distillers.weighted_sum(),
+            chosen, student=network, teachers=teachers, distiller=distiller,
             optimizer=config.optimizer.to_dict(), schedule=schedule,
             image_shape=data.image_shape, num_classes=data.num_classes,
             batch_size=config.batch_size, steps=steps, devices=spread,
         )  # fmt: skip
     else:
-        kind = _on_data(config, network, teachers, data, spread, learning_rate, steps)
+        kind = _on_data(config, network, teachers, distiller, data, spread, learning_rate, steps)
     plan = Plan(
         name, config, data, network, None, start, list(config.teachers), spread, learning_rate,
         steps, 0 if data_free else steps_per_epoch, eval_every, kind,
@@ -331,6 +333,7 @@ def _on_data(
     config: ConfigDict,
     network: Network,
     teachers: list[Network],
+    distiller: Distiller,
     data: Data,
     devices: parallel.Devices,
     learning_rate: optax.Schedule,
@@ -338,9 +341,6 @@ def _on_data(
 ) -> Work:
     """Training on images, with or without teachers."""
     optimizer = optimizers.create(**config.optimizer.to_dict() | {"learning_rate": learning_rate})
-    distiller = make_objective(
-        config.objective, total_steps=steps, steps_per_epoch=len(data.train) / config.batch_size
-    )
     seen = views.make_views(
         num_classes=data.num_classes,
         image_size=data.image_size,

@@ -112,7 +112,8 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
                 console=console,
                 stop=stop,
             )
-            report.write(summary, workdir)
+            if plan.name != plans[-1].name:
+                report.write(summary, workdir)
         report.write(summary, workdir)
         files.write_json(summary_file, summary)
     report.show(summary, console)

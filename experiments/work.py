@@ -151,21 +151,25 @@ def data_free(
     def begin(teacher_variables: Any, key: Array, step: int) -> Advance:
         run = adversary.make_step(devices)
 
+        def updates_at(step: int) -> dict[str, int]:
+            return {
+                "generator_steps": schedules.in_parts(chosen.generator_steps, step, steps),
+                "student_steps": schedules.in_parts(chosen.student_steps, step, steps),
+            }
+
         def advance(state: Any, step: int, count: int) -> tuple[TrainState, dict[str, Any]]:
             total: dict[str, Any] = {}
             end = step + count
             while step < end:
-                updates = [schedules.in_parts(v, step, steps) for v in chosen[1:3]]
+                updates = updates_at(step)
                 # A change of n_G or n_S is another program, so it ends a call.
                 n = 1
-                while step + n < end and updates == [
-                    schedules.in_parts(v, step + n, steps) for v in chosen[1:3]
-                ]:
+                while step + n < end and updates == updates_at(step + n):
                     n += 1
                 places = np.broadcast_to(np.arange(batch_size, dtype=np.int32), (n, batch_size))
                 state, metrics = run(
                     state, teacher_variables, devices.shard(places, axis=1), key,
-                    generator_steps=updates[0], student_steps=updates[1],
+                    **updates,
                 )  # fmt: skip
                 total = {k: total.get(k, 0) + v * (n / count) for k, v in metrics.items()}
                 step += n
