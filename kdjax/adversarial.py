@@ -395,9 +395,9 @@ class Adversary:
         """The pseudo-batches compiled for all devices.
 
         On accelerators one program makes all the updates of all the pseudo-batches of a
-        call, by scanning. On the CPU, where loops around convolutions are slow and
-        writing ten updates out doubles or trebles the time to compile, it is two
-        programs, one of which is called for each of the student's updates.
+        call, by scanning. On the CPU, where loops around convolutions are slow and updates
+        that are written out are compiled one by one, it is two programs, one of which is
+        called for each of the student's updates.
 
         Returns:
           `step(state, teacher_variables, places, rng, generator_steps, student_steps) ->
