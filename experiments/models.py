@@ -26,6 +26,7 @@ import rich.table
 
 from experiments import cli
 from kdjax import UserError, models
+from kdjax.models import convolution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,9 @@ def multiply_adds(function: Callable[..., Any], *args: Any) -> int:
       function: traceable by JAX.
       *args: its arguments, or their `jax.ShapeDtypeStruct`s.
     """
-    return _multiply_adds(jax.make_jaxpr(function)(*args).jaxpr)
+    with convolution.as_defined():
+        # A new function, so that no earlier trace of it is taken.
+        return _multiply_adds(jax.make_jaxpr(lambda *args: function(*args))(*args).jaxpr)
 
 
 def _multiply_adds(jaxpr: Any) -> int:

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdjax.models.layers import Layers, uniform_fan_in, uniform_fan_in_kernel
+from kdjax.models.layers import Layers, relu, uniform_fan_in, uniform_fan_in_kernel
 from kdjax.types import Array, Context, UserError, Variables
 
 
@@ -195,7 +195,7 @@ class Regressor(Adapter):
             sides = [(ratio // 2, ratio // 2)] * 2 if strided else [(0, 0)] * 2
             x = nn.Conv(c, kernel, padding=sides, **common)(x)
         x = self.batch_norm(train=True)()(x)
-        return nn.relu(x) if self.relu else x
+        return relu(x) if self.relu else x
 
 
 def _transposed_padding(kernel: int, stride: int) -> tuple[int, int]:

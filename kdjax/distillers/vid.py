@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from kdjax import losses
 from kdjax.distillers.combine import for_each_teacher
 from kdjax.distillers.taps import Adapter, Adapters, apply_adapters, init_adapters, maps
+from kdjax.models.layers import relu
 from kdjax.types import Array, Context, Distiller, MethodLoss, Variables
 
 _EPS = 1e-5
@@ -32,7 +33,7 @@ class Gaussian(Adapter):
         """[b, ., ., .] -> mean [b, h, w, c] and log-scale [c], as `losses.vid` takes them."""
         x = losses.adaptive_average_pool(x, self.size)
         for i in range(3):
-            x = self.conv(self.features, 1)(nn.relu(x) if i else x)
+            x = self.conv(self.features, 1)(relu(x) if i else x)
         start = math.log(math.expm1(self.variance - _EPS))
         scale = self.param("log_scale", jax.nn.initializers.constant(start), (self.features,))
         return x, scale

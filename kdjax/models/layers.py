@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kdjax.models.convolution import convolve
 from kdjax.types import Array, UserError
 
 Names = tuple[str, str]  # of a convolution and of the norm that follows it
@@ -87,6 +88,7 @@ class Layers(nn.Module):
             "use_bias": False,
             "kernel_init": self.kernel_init,
             "dtype": self.dtype,
+            "conv_general_dilated": convolve,
         }
         return nn.Conv(features, (kernel, kernel), **(defaults | kwargs))
 
@@ -154,6 +156,16 @@ class Model(Layers, kw_only=True):
     def classifier(self, features: Array, *, name: str, **kwargs: Any) -> Array:
         """Linear layer from [b, d] to float32 logits [b, num_classes]."""
         return self.dense(features, self.num_classes, name=name, **kwargs).astype(jnp.float32)
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0), whose gradient at 0 is 0.
+
+    Written as a choice between two arrays because XLA's CPU backend recomputes a maximum
+    wherever its result is used, and with it all that led there: in a residual network,
+    for every weight gradient the whole chain of residual sums before it.
+    """
+    return jnp.where(x <= 0, 0, x)
 
 
 def global_average_pool(feature_map: Array) -> Array:

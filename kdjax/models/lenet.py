@@ -4,7 +4,14 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
-from kdjax.models.layers import Model, flatten, max_pool, uniform_fan_in, uniform_fan_in_kernel
+from kdjax.models.layers import (
+    Model,
+    flatten,
+    max_pool,
+    relu,
+    uniform_fan_in,
+    uniform_fan_in_kernel,
+)
 from kdjax.types import Array, Outputs
 
 
@@ -39,14 +46,14 @@ class LeNet(Model):
                 width, 5, padding="VALID", use_bias=True, bias_init=bias_init, name=name
             )
             pre = conv(x)
-            x = nn.relu(pre)
+            x = relu(pre)
             if stage == 1:
                 taps["stem"] = x
             taps |= {f"stage{stage}_pre": pre, f"stage{stage}": x}
             x = max_pool(x)
         x = flatten(x)
         for width, name in [(120, "layers_7"), (84, "layers_9")]:
-            x = nn.relu(self.dense(x, width, name=name))
+            x = relu(self.dense(x, width, name=name))
         taps["pre_logits"] = x
         return Outputs(self.classifier(x, name="layers_11"), taps)
 

@@ -12,7 +12,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from kdjax.models.layers import Model, Names, global_average_pool
+from kdjax.models.layers import Model, Names, global_average_pool, relu
 from kdjax.types import Array, Outputs, UserError
 
 _LINEAR = {
@@ -44,7 +44,7 @@ class Block:
     depthwise: Names
     project: Names
     kernel: int = 3
-    activation: Callable[[Array], Array] = nn.relu
+    activation: Callable[[Array], Array] = relu
     squeeze: str | None = None
 
 
@@ -69,7 +69,7 @@ class Plan:
     last: tuple[Names, int]
     head: str
     hidden: tuple[str, int] | None = None
-    activation: Callable[[Array], Array] = nn.relu
+    activation: Callable[[Array], Array] = relu
     dropout: float = 0.0
     momentum: float = 0.9
     epsilon: float = 1e-5
@@ -138,7 +138,7 @@ class MobileNet(Model):
         channels = x.shape[-1]
         scale = global_average_pool(x)[:, None, None, :]
         scale = self.conv(_rounded(channels // 4), 1, use_bias=True, name=f"{name}_fc1")(scale)
-        scale = self.conv(channels, 1, use_bias=True, name=f"{name}_fc2")(nn.relu(scale))
+        scale = self.conv(channels, 1, use_bias=True, name=f"{name}_fc2")(relu(scale))
         return jax.nn.hard_sigmoid(scale)
 
 
@@ -248,8 +248,8 @@ class MobileNetV2(MobileNet):
 
 # Table 2 of the V3 paper: kernel, expanded, features, squeeze-and-excite, activation, stride.
 _V3_SMALL = (
-    ((3, 16, 16, True, nn.relu, 2),),
-    ((3, 72, 24, False, nn.relu, 2), (3, 88, 24, False, nn.relu, 1)),
+    ((3, 16, 16, True, relu, 2),),
+    ((3, 72, 24, False, relu, 2), (3, 88, 24, False, relu, 1)),
     (
         (5, 96, 40, True, nn.hard_swish, 2),
         (5, 240, 40, True, nn.hard_swish, 1),

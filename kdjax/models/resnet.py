@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 
-from kdjax.models.layers import Model, flatten, global_average_pool, uniform_fan_in_kernel
+from kdjax.models.layers import Model, flatten, global_average_pool, relu, uniform_fan_in_kernel
 from kdjax.types import Array, Outputs, UserError
 
 
@@ -48,11 +48,11 @@ class ResNet(Model):
         for stage, (blocks, width) in enumerate(stages, start=1):
             for block in range(blocks):
                 if block > 0 and self.relu_within_stage:
-                    x = nn.relu(x)
+                    x = relu(x)
                 stride = 2 if stage > 1 and block == 0 else 1
                 x = self._block(x, width, stride, norm, f"layer{stage}_{block}", shortcut)
             taps[f"stage{stage}_pre"] = x
-            taps[f"stage{stage}"] = x = nn.relu(x)
+            taps[f"stage{stage}"] = x = relu(x)
         taps["pre_logits"] = self._pool(x)
         return Outputs(self.classifier(taps["pre_logits"], name=head), taps)
 
@@ -62,7 +62,7 @@ class ResNet(Model):
 
     def _stem(self, images: Array, norm: Callable[..., Any]) -> Array:
         x = self.check_images(images)
-        return nn.relu(self.conv_norm(x, norm, ("conv1", "bn1"), self.widths[0], 3))
+        return relu(self.conv_norm(x, norm, ("conv1", "bn1"), self.widths[0], 3))
 
     def _block(
         self,
@@ -79,7 +79,7 @@ class ResNet(Model):
             layers = [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
         y = x
         for index, (features, kernel, step) in enumerate(layers, start=1):
-            y = nn.relu(y) if index > 1 else y
+            y = relu(y) if index > 1 else y
             names = (f"{name}_conv{index}", f"{name}_bn{index}")
             y = self.conv_norm(y, norm, names, features, kernel, stride=step)
         if x.shape != y.shape:
@@ -117,7 +117,7 @@ class LargeResNet(ResNet):
             raise UserError(f"stem={self.stem!r}: choose 'cifar' or 'imagenet'")
         x = self.check_images(images)
         x = self.conv_norm(x, norm, ("conv1", "bn1"), self.widths[0], 7, stride=2)
-        return nn.max_pool(nn.relu(x), (3, 3), (2, 2), padding=[(1, 1), (1, 1)])
+        return nn.max_pool(relu(x), (3, 3), (2, 2), padding=[(1, 1), (1, 1)])
 
 
 class DistillerResNet(ResNet):

@@ -13,7 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kdjax.models.layers import Model, Names, global_average_pool, uniform_fan_in_kernel
+from kdjax.models.layers import Model, Names, global_average_pool, relu, uniform_fan_in_kernel
 from kdjax.types import Array, Outputs
 
 
@@ -37,12 +37,12 @@ class ShuffleNetV1(Model):
     def __call__(self, images: Array, train: bool = False) -> Outputs:
         norm = self.batch_norm(train)
         x = self.check_images(images)
-        x = nn.relu(self.conv_norm(x, norm, ("conv1", "bn1"), 24, 1))
+        x = relu(self.conv_norm(x, norm, ("conv1", "bn1"), 24, 1))
         taps = {"stem": x}
         for stage, (width, blocks) in enumerate([(240, 4), (480, 8), (960, 4)], start=1):
             for block in range(blocks):
                 pre = self._block(x, width, block == 0, norm, f"layer{stage}_{block}")
-                x = nn.relu(pre)
+                x = relu(pre)
             taps |= {f"stage{stage}_pre": pre, f"stage{stage}": x}
         taps["pre_logits"] = global_average_pool(x)
         return Outputs(self.classifier(taps["pre_logits"], name="linear"), taps)
@@ -57,10 +57,10 @@ class ShuffleNetV1(Model):
         # The stem's few channels are not divided into groups.
         groups = 1 if x.shape[-1] == 24 else 3
         y = self.conv_norm(x, norm, layer[0], inner, 1, feature_group_count=groups)
-        y = channel_shuffle(nn.relu(y), groups)
+        y = channel_shuffle(relu(y), groups)
         stride = 2 if down else 1
         y = self.conv_norm(y, norm, layer[1], inner, 3, stride=stride, feature_group_count=inner)
-        y = self.conv_norm(nn.relu(y), norm, layer[2], features, 1, feature_group_count=3)
+        y = self.conv_norm(relu(y), norm, layer[2], features, 1, feature_group_count=3)
         if not down:
             return x + y
         pooled = nn.avg_pool(x, (3, 3), (2, 2), padding=[(1, 1), (1, 1)])
@@ -126,17 +126,17 @@ class ShuffleNetV2(Model):
     def __call__(self, images: Array, train: bool = False) -> Outputs:
         norm = self.batch_norm(train)
         x = self.check_images(images)
-        x = nn.relu(self.conv_norm(x, norm, self.names.stem, 24, self.stem_kernel))
+        x = relu(self.conv_norm(x, norm, self.names.stem, 24, self.stem_kernel))
         taps = {"stem": x}
         *widths, last = self.widths
         stages = zip(widths, (4, 8, 4), self.names.stages, strict=True)
         for stage, (width, blocks, name) in enumerate(stages, start=1):
             for block in range(blocks):
                 left, right = self._block(x, width // 2, block == 0, norm, f"{name}_{block}")
-                x = channel_shuffle(jnp.concatenate([left, nn.relu(right)], axis=-1), 2)
+                x = channel_shuffle(jnp.concatenate([left, relu(right)], axis=-1), 2)
             pre = jnp.concatenate([left, right], axis=-1)
             taps |= {f"stage{stage}_pre": pre, f"stage{stage}": x}
-        x = nn.relu(self.conv_norm(x, norm, self.names.last, last, 1))
+        x = relu(self.conv_norm(x, norm, self.names.last, last, 1))
         taps["pre_logits"] = global_average_pool(x)
         return Outputs(self.classifier(taps["pre_logits"], name=self.names.head), taps)
 
@@ -157,12 +157,12 @@ class ShuffleNetV2(Model):
         if down:
             left, right = x, x
             left = layer(left, self.names.left[0], x.shape[-1], depthwise=True)
-            left = nn.relu(layer(left, self.names.left[1], width))
+            left = relu(layer(left, self.names.left[1], width))
             first, second, third = self.names.right_down
         else:
             left, right = jnp.split(x, 2, axis=-1)
             first, second, third = self.names.right
-        right = nn.relu(layer(right, first, width))
+        right = relu(layer(right, first, width))
         right = layer(right, second, width, depthwise=True)
         return left, layer(right, third, width)
 

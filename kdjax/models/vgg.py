@@ -11,7 +11,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from kdjax.models.layers import Model, global_average_pool, max_pool
+from kdjax.models.layers import Model, global_average_pool, max_pool, relu
 from kdjax.types import Array, Outputs
 
 _WIDTHS = (64, 128, 256, 512, 512)
@@ -50,7 +50,7 @@ class VGG(Model):
             for conv in range(convs):
                 names = self._names(group, conv)
                 pre = self.conv_norm(x, norm, names, width, 3, use_bias=True)
-                x = nn.relu(pre)
+                x = relu(pre)
             taps |= {f"stage{group}_pre": pre, f"stage{group}": x} if group else {"stem": x}
         taps["pre_logits"] = self._embed(x, train)
         return Outputs(self.classifier(taps["pre_logits"], name=self._head(), **_LINEAR), taps)
@@ -92,7 +92,7 @@ class VGGHidden(VGG):
     def _embed(self, x: Array, train: bool) -> Array:
         x = global_average_pool(max_pool(x))
         for name in ("classifier_0", "classifier_3"):
-            x = self.drop(nn.relu(self.dense(x, 512, name=name, **_LINEAR)), 0.5, train)
+            x = self.drop(relu(self.dense(x, 512, name=name, **_LINEAR)), 0.5, train)
         return x
 
     def _head(self) -> str:

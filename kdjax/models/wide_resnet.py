@@ -6,7 +6,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from kdjax.models.layers import Model, global_average_pool
+from kdjax.models.layers import Model, global_average_pool, relu
 from kdjax.types import Array, Outputs
 
 
@@ -57,14 +57,14 @@ class WideResNet(Model):
                 pre = norm(name=f"{name}_bn1")(x)
                 if stage > 1 and block == 0:
                     taps[f"stage{stage - 1}_pre"] = pre
-                y = nn.relu(pre)
+                y = relu(pre)
                 z = self.conv(width, 3, stride=stride, name=f"{name}_conv1")(y)
-                z = nn.relu(norm(name=f"{name}_bn2")(z))
+                z = relu(norm(name=f"{name}_bn2")(z))
                 z = self.conv(width, 3, name=f"{name}_conv2")(z)
                 x = z + (x if x.shape == z.shape else self._project(x, y, width, stride, name))
             taps[f"stage{stage}"] = x
         taps["stage3_pre"] = norm(name="bn1", momentum=self.last_momentum)(x)
-        taps["pre_logits"] = global_average_pool(nn.relu(taps["stage3_pre"]))
+        taps["pre_logits"] = global_average_pool(relu(taps["stage3_pre"]))
         logits = self.classifier(taps["pre_logits"], name="fc", bias_init=jax.nn.initializers.zeros)
         return Outputs(logits, taps)
 

@@ -1,0 +1,96 @@
+"""Packed convolutions are convolutions."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from kdjax.models.convolution import as_defined, convolve
+
+
+def reference(images, kernel, stride=1):
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        (stride, stride),
+        [(1, 1), (1, 1)],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
+    )
+
+
+def of(images, kernel, stride=1):
+    return convolve(
+        images,
+        kernel,
+        (stride, stride),
+        [(1, 1), (1, 1)],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def arrays(shape, c, d):
+    keys = jax.random.split(jax.random.key(0), 3)
+    images = jax.random.normal(keys[0], (*shape, c))
+    kernel = jax.random.normal(keys[1], (3, 3, c, d))
+    grad = jax.random.normal(keys[2], (*shape, d))
+    return images, kernel, grad
+
+
+def kernels(function, *args):
+    """Shapes of the kernels that a function convolves with."""
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    found = []
+
+    def look(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "conv_general_dilated":
+                found.append(equation.invars[1].aval.shape)
+            for value in equation.params.values():
+                inner = getattr(value, "jaxpr", value)
+                if hasattr(inner, "eqns"):
+                    look(inner)
+
+    look(jaxpr)
+    return found
+
+
+# The smallest width, an image higher than wide, one channel, different channels.
+@pytest.mark.parametrize(
+    ("shape", "c", "d"),
+    [((2, 8, 8), 16, 16), ((3, 5, 2), 3, 16), ((1, 6, 4), 16, 1), ((2, 1, 6), 7, 9)],
+)
+def test_packed_equals_the_convolution_and_its_gradients(shape, c, d):
+    images, kernel, grad = arrays(shape, c, d)
+    assert kernels(of, images, kernel) == [(3, 2, 2 * c, 2 * d)]
+    result, back = jax.vjp(jax.jit(of), images, kernel)
+    expected, expected_back = jax.vjp(reference, images, kernel)
+    chex.assert_trees_all_close(result, expected, rtol=1e-5, atol=1e-4)
+    chex.assert_trees_all_close(back(grad), expected_back(grad), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "c", "d", "stride"),
+    [((2, 8, 7), 4, 4, 1), ((2, 8, 8), 4, 4, 2), ((2, 8, 8), 17, 4, 1), ((2, 8, 8), 4, 17, 1)],
+)
+def test_others_are_left_alone(shape, c, d, stride):
+    images, kernel, _ = arrays(shape, c, d)
+    assert kernels(lambda x, k: of(x, k, stride), images, kernel) == [(3, 3, c, d)]
+    chex.assert_trees_all_close(
+        of(images, kernel, stride), reference(images, kernel, stride), rtol=1e-5, atol=1e-4
+    )
+
+
+def test_as_defined_counts_nothing_extra():
+    images, kernel, _ = arrays((1, 4, 4), 4, 4)
+    with as_defined():
+        assert kernels(lambda x, k: of(x, k), images, kernel) == [(3, 3, 4, 4)]
+    assert kernels(lambda x, k: of(x, k), images, kernel) == [(3, 2, 8, 8)]
+
+
+def test_a_batch_of_kernels_can_be_mapped():
+    images, kernel, _ = arrays((2, 4, 4), 4, 4)
+    several = jnp.stack([kernel, 2 * kernel])
+    result = jax.vmap(of, (None, 0))(images, several)
+    chex.assert_trees_all_close(result[1], 2 * result[0], rtol=1e-5, atol=1e-5)

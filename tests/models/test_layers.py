@@ -1,0 +1,37 @@
+"""What the layers promise beyond their values."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from kdjax import models
+from kdjax.models.layers import relu
+
+
+def test_relu_is_relu_with_gradient_zero_at_zero():
+    x = jnp.array([-jnp.inf, -1.0, -0.0, 0.0, 1e-30, 2.0, jnp.inf, jnp.nan])
+    chex.assert_trees_all_equal(relu(x), jax.nn.relu(x))
+    slope = jax.vmap(jax.grad(relu))(x[:-1])
+    chex.assert_trees_all_equal(slope, jnp.array([0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]))
+    assert relu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_a_compiled_step_grows_linearly_with_depth():
+    """XLA's CPU backend would fuse a whole stage's chain of sums into each weight gradient."""
+
+    def sums(depth):
+        model = models.create(f"resnet{depth}", num_classes=4)
+        images = jnp.zeros((2, 8, 8, 3))
+        variables = model.init(jax.random.key(0), images)
+
+        def loss(params):
+            trained = variables | {"params": params}
+            outputs, _ = model.apply(trained, images, train=True, mutable=["batch_stats"])
+            return jnp.mean(outputs.logits**2)
+
+        compiled = jax.jit(jax.grad(loss)).lower(variables["params"]).compile()
+        return compiled.as_text().count(" add(")
+
+    shallow, middle, deep = map(sums, (8, 20, 32))
+    # As many more blocks from 20 to 32 as from 8 to 20.
+    assert deep - middle <= middle - shallow
