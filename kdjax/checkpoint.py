@@ -6,6 +6,7 @@ with another number of devices, and with a checksum, because Orbax loads some
 damaged array files without a word.
 """
 
+import copy
 import json
 import shutil
 import zlib
@@ -81,6 +82,8 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         arrays = flatten(jax.device_get(tree))
+        # It is written in the background, when the caller may have changed what it gave.
+        extra = copy.deepcopy(extra)
         try:
             saved = self._manager.save(
                 step,

@@ -1,3 +1,4 @@
+import copy
 import hashlib
 
 import chex
@@ -93,6 +94,15 @@ def test_saving_reads_the_state_before_it_returns(tmp_path):
     stored.close()
     state, _ = _restore(tmp_path / "c", 1, like={"x": jnp.zeros(1000)})
     np.testing.assert_array_equal(state["x"], np.zeros(1000))
+
+
+def test_saving_reads_the_extras_before_it_returns(tmp_path):
+    stored = Checkpoints(tmp_path)
+    extra = copy.deepcopy(EXTRA)
+    stored.save(5, _state(), extra)
+    extra["sums"].clear()
+    stored.close()
+    assert _restore(tmp_path)[1] == EXTRA
 
 
 def test_the_last_two_are_kept(tmp_path):
