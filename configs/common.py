@@ -27,6 +27,8 @@ def base() -> ConfigDict:
     config.log_every = 50  # steps
     config.eval_every = 1.0  # epochs; 0 only at the end
     config.checkpoint_every = 5.0  # minutes, beside one at every evaluation
+    # FIRST:LAST, steps of every phase to trace for TensorBoard and Perfetto.
+    config.profile = ""
     config.data = ConfigDict(
         dict(
             name="digits",

@@ -1,11 +1,12 @@
 """One phase: trains a network with an objective, or takes a trained one, and evaluates it."""
 
+import contextlib
 import copy
 import dataclasses
 import math
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rich.console import Console
 from experiments import files, networks, work
 from experiments.cli import Interrupted
 from experiments.networks import Trained
+from experiments.profile import Profiler
 from experiments.report import PhaseLog
 from experiments.work import Advance, Work
 from kdjax import checkpoint, distillers, metrics, optimizers, parallel, schedules, train
@@ -486,10 +488,17 @@ class TeacherLogits:
 class _Clock:
     """Seconds and images of a phase, over all of its interruptions."""
 
-    def __init__(self, seconds: float = 0.0, training: float = 0.0, images: int = 0):
+    def __init__(
+        self,
+        seconds: float = 0.0,
+        training: float = 0.0,
+        images: int = 0,
+        spent: dict[str, float] | None = None,
+    ):
         self._before, self._start = seconds, time.perf_counter()
         # Of steps alone: no compilation, evaluation or waiting for disks.
         self.training, self.images = training, images
+        self._spent = dict(spent or {})
         self._lap: float | None = None
 
     @property
@@ -514,8 +523,25 @@ class _Clock:
         """Starts a lap."""
         self._lap = time.perf_counter()
 
+    @contextlib.contextmanager
+    def spend(self, what: str) -> Iterator[None]:
+        """Counts the seconds within as spent on something other than steps."""
+        start = time.perf_counter()
+        yield
+        self._spent[what] = self._spent.get(what, 0.0) + time.perf_counter() - start
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds of steps and of what else was counted; the rest is compilation mostly."""
+        return {"steps": self.training, **self._spent}
+
     def saved(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "training": self.training, "images": self.images}
+        return {
+            "seconds": self.seconds,
+            "training": self.training,
+            "images": self.images,
+            "spent": self._spent,
+        }
 
 
 def run_phase(
@@ -584,6 +610,7 @@ def run_phase(
         "steps": plan.steps,
         "seconds": 0.0,
         "images_per_second": clock.images_per_second,
+        "seconds_of": clock.parts,
     }
     for split in data.splits:
         labels = data.splits[split].labels
@@ -635,6 +662,7 @@ def _train(
     key = devices.replicate(jax.random.fold_in(rng, 1))
     advance = plan.work.begin(teacher_variables, key, step)
     log = PhaseLog(folder, name=plan.name, start=step, total=total, console=console)
+    profiler = Profiler(config.profile, folder)
     pending: list[tuple[int, Any]] = []
     saved_at = time.perf_counter()
 
@@ -650,16 +678,19 @@ def _train(
     def save(score: float | None = None) -> None:
         nonlocal saved_at
         extra = {"seed": plan.config.seed, "clock": clock.saved()}
-        stored.save(step, state, extra | {"sums": sums, "steps_summed": steps_summed}, score)
+        with clock.spend("checkpoints"):
+            stored.save(step, state, extra | {"sums": sums, "steps_summed": steps_summed}, score)
         saved_at = time.perf_counter()
 
     try:
         lap_start, warm = step, False
         while step < total:
             count = min(per_call - step % per_call, total - step)
+            profiler.before(step)
             state, values = advance(state, step, count)
             pending.append((count, values))
             step += count
+            profiler.after(step, values)
             log.advance(step)
             if not warm:
                 # The first call compiles; its time is not the steps' time.
@@ -688,17 +719,19 @@ def _train(
             steps_summed = 0
             score = None
             if evaluate:
-                for split in ("validation", "test"):
-                    if split not in data.splits:
-                        continue
-                    logits = evaluator.logits(state.evaluated, split)
-                    labels = data.splits[split].labels
-                    measured = summarize(logits, labels, teacher_logits(split))
-                    row |= {f"{split}/{name}": value for name, value in measured.items()}
+                with clock.spend("evaluation"):
+                    for split in ("validation", "test"):
+                        if split not in data.splits:
+                            continue
+                        logits = evaluator.logits(state.evaluated, split)
+                        labels = data.splits[split].labels
+                        measured = summarize(logits, labels, teacher_logits(split))
+                        row |= {f"{split}/{name}": value for name, value in measured.items()}
                 score = row.get("validation/accuracy")
-                if plan.work.draw:
+            with clock.spend("logging"):
+                if evaluate and plan.work.draw:
                     log.picture(step, plan.work.draw(state))
-            log.write({name: value for name, value in row.items() if value is not None})
+                log.write({name: value for name, value in row.items() if value is not None})
             if not math.isfinite(row["train/loss"]):
                 raise UserError(
                     f"phase {plan.name!r}: the loss is {row['train/loss']} at step {step}: lower "
@@ -710,6 +743,7 @@ def _train(
             lap_start = step
             clock.go()
     finally:
+        profiler.close()
         log.close()
     return state, step, clock
 

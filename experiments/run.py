@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import files, networks, report
+from experiments import files, networks, profile, report
 from experiments.networks import Trained
 from experiments.phase import Data, Plan, make_plan, run_phase
 from kdjax.types import Network, UserError
@@ -25,7 +25,7 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 # What may differ between a run and its continuation, because no result depends on it.
 _NEUTRAL = (
     "devices", "checkpoint_every", "data.dir", "data.memory", "data.workers",
-    "evaluation.dir", "evaluation.memory", "report",
+    "evaluation.dir", "evaluation.memory", "profile", "report",
 )  # fmt: skip
 
 
@@ -127,6 +127,7 @@ def plan_all(config: ConfigDict) -> tuple[list[Plan], dict[str, Trained]]:
     Raises:
       UserError: for every mistake in the config.
     """
+    profile.parse(config.profile)
     data = Data(**config.data)
     evaluation = data.held_out()
     if config.evaluation.name:

@@ -1,5 +1,7 @@
 """The run folder, going on after an interruption, and what is refused."""
 
+import collections
+import gzip
 import json
 import os
 import signal
@@ -9,6 +11,7 @@ import time
 from pathlib import Path
 
 import chex
+import jax
 import numpy as np
 import pytest
 from small_run import execute, small_config
@@ -20,7 +23,7 @@ from kdjax import checkpoint
 from kdjax.types import UserError
 
 METRICS = {"accuracy", "top5", "nll", "ece"}
-TIMES = ("images_per_second", "eta_seconds", "seconds")
+TIMES = ("images_per_second", "eta_seconds", "seconds", "seconds_of")
 
 
 def untimed(value):
@@ -44,6 +47,8 @@ def test_the_run_folder_holds_what_is_promised(finished):
     assert kd["model"] == "resnet8"
     assert kd["parameters"] == 77754  # 78,042 less two of three input channels: 2 * 9 * 16
     assert kd["steps"] == 6
+    assert set(kd["seconds_of"]) == {"steps", "evaluation", "logging", "checkpoints"}
+    assert 0 < sum(kd["seconds_of"].values()) < kd["seconds"]
     assert set(kd["test"]) == set(kd["train"]) == METRICS | {"agreement", "kl", "teacher_accuracy"}
     assert set(summary["phases"]["teacher"]["test"]) == METRICS
     assert kd["test"]["accuracy"] * 596 == pytest.approx(round(kd["test"]["accuracy"] * 596))
@@ -195,6 +200,21 @@ def test_best_selects_on_validation_and_never_on_test(tmp_path):
     assert measured["test"]["accuracy"] == row["test/accuracy"]
 
 
+def test_some_steps_are_traced(tmp_path):
+    config = small_config()
+    config.profile = "2:4"
+    config.phases = {"teacher": config.phases.teacher}
+    execute(config, tmp_path)
+    (file,) = (tmp_path / "teacher" / "profile").rglob("perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    operations = collections.Counter(
+        event["args"]["hlo_op"] for event in events if "hlo_op" in event.get("args", {})
+    )
+    # Of two steps and no others, on each device; what is inside a loop more often.
+    assert min(operations.values()) == 2 * jax.local_device_count()
+    assert all(n % (2 * jax.local_device_count()) == 0 for n in operations.values())
+
+
 def test_teachers_and_starts_come_from_other_runs(finished, tmp_path):
     config = small_config()
     config.teacher.checkpoint = str(finished / "teacher")
@@ -306,6 +326,8 @@ def test_phases_of_one_architecture_start_differently(finished):
         (lambda c: c.data.update(image_size=9), "data.image_size is 9, but the images are 8x8"),
         (lambda c: c.data.update(train_examples=5000), "there are 1201 training images"),
         (lambda c: c.update(devices=3), "devices is 3: there are 2"),
+        (lambda c: c.update(profile="100"), "profile is '100': give FIRST:LAST"),
+        (lambda c: c.update(profile="9:9"), "profile is '9:9': give FIRST:LAST"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, change, message):
