@@ -5,8 +5,19 @@
 
 Steps alone: data resident on the device, crop and flip inside the step, SGD, synchronised
 batch norm; no evaluation, no checkpoints. Methods have their usual weights and arguments.
-The last line is one JSON object; `step_temporary_bytes` is what XLA sets aside for a step
-on one device, beside its inputs and outputs.
+The last line is one JSON object, in which
+
+- `step_temporary_bytes` is what XLA sets aside for a step on one device, beside its inputs
+  and outputs;
+- `step_flop` counts the networks' multiplications and additions by their definition: the
+  teacher's forward pass, and three times the student's (its gradients by activations and by
+  weights cost as much each);
+- `matmul_flop_per_second` is what all devices together reach in float32 (or bfloat16) products
+  of 2048 x 2048 matrices in this process, and `share_of_matmul` how much of that the step
+  reaches: at 1 it would be at the floor that arithmetic sets;
+- `fewest_bytes` is the least that a step moves if every convolution's output is written and
+  read once in the forward pass, the student's read once more and its gradient written and
+  read once in the backward pass, and all else stays on the chip.
 """
 
 import json
@@ -14,6 +25,7 @@ import resource
 import statistics
 import sys
 import time
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -30,7 +42,25 @@ _DTYPE = flags.DEFINE_string("dtype", "float32", "float32 or bfloat16.")
 _SIZE = flags.DEFINE_integer("image_size", 32, "Side of the images.")
 _CLASSES = flags.DEFINE_integer("num_classes", 10, "Classes.")
 _PER_CALL = flags.DEFINE_integer("steps_per_call", 0, "0: the platform's default.")
+_DEVICES = flags.DEFINE_integer("devices", 0, "At most; 0 for all.")
 _SYNC = flags.DEFINE_bool("sync_batch_norm", True, "Synchronise batch norm over devices.")
+
+
+def _matmul_flop_per_second(devices: Any, dtype: str) -> float:
+    """The best of five products of 2048 x 2048 matrices on all devices at once."""
+    import jax
+    import jax.numpy as jnp
+
+    n = 2048
+    product = devices.map(lambda x: x @ x, in_axes=(0,), out_axes=0)
+    x = jnp.ones((len(devices), n, n), dtype)
+    jax.block_until_ready(product(x))
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(product(x))
+        times.append(time.perf_counter() - start)
+    return len(devices) * 2 * n**3 / min(times)
 
 
 def main() -> None:
@@ -38,12 +68,12 @@ def main() -> None:
     import jax
 
     from configs import common
-    from experiments import networks, phase
+    from experiments import models, networks, phase
     from kdjax import optimizers, parallel, train
     from kdjax.data import batches, views
 
     size, k, b = _SIZE.value, _CLASSES.value, _BATCH.value
-    devices = parallel.Devices.dividing(b)
+    devices = parallel.Devices.dividing(b, _DEVICES.value)
     what = dict(num_classes=k, in_channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, dtype=_DTYPE.value)
     student = networks.create(
         _STUDENT.value, **what, axis_name=parallel.AXIS if _SYNC.value else None
@@ -105,10 +135,22 @@ def main() -> None:
         jax.block_until_ready(metrics)
         speeds.append(calls * per_call * b / (time.perf_counter() - start))
         print(f"{speeds[-1]:,.1f} images/s")
+    speed = statistics.median(speeds)
+    shape_of = dict(resolution=size, num_classes=k, in_channels=3)
+    trained = models.describe(_STUDENT.value, **shape_of)
+    taught = models.describe(_TEACHER.value, **shape_of) if teachers else None
+    step_flop = 2 * b * (3 * trained.multiply_adds + (taught.multiply_adds if taught else 0))
+    width = 2 if _DTYPE.value == "bfloat16" else 4
+    fewest = width * b * (5 * trained.activations + (2 * taught.activations if taught else 0))
+    peak = _matmul_flop_per_second(devices, _DTYPE.value)
     print(
         json.dumps(
             {
-                "images_per_second": statistics.median(speeds),
+                "images_per_second": speed,
+                "step_flop": step_flop,
+                "matmul_flop_per_second": peak,
+                "share_of_matmul": speed / b * step_flop / peak,
+                "fewest_bytes": fewest,
                 "compile_seconds": compile_seconds,
                 "device": devices.devices[0].device_kind,
                 "devices": len(devices),

@@ -2,17 +2,18 @@
 
     python -m benchmarks.vs_pytorch --teacher=wrn_16_2 --student=wrn_16_1
 
-The opponent does the same work: the same networks (Wide ResNets), data resident in
-memory, random crop and flip, KD and cross-entropy, SGD with momentum and weight decay.
-It is run as it comes (`eager`) and with channels last (`channels_last`), on as many
-threads as there are cores, and, with `--allocator`, with the allocator settings that
-kdjax uses. Each is a process of its own, and they take turns, because a shared machine
-drifts. Needs the extra `torch`. The last line is one JSON object.
+The opponent does the same work: the same networks (`wrn_*`, `resnet*` of three stages), data
+resident on the device, random crop and flip, KD and cross-entropy, SGD with momentum and
+weight decay. `--opponents` says how it is run: as it comes (`eager`), with channels last
+(`channels_last`), that with bfloat16 autocast (`bfloat16`), or that compiled (`compile`;
+`graphs` with CUDA graphs where there is a GPU). On a CPU it has as many threads as there are
+cores, and, with `--allocator`, the allocator settings that kdjax uses. Each is a process
+of its own, and they take turns, because a shared machine drifts. Needs the extra `torch`.
+The last line is one JSON object.
 """
 
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -23,15 +24,17 @@ from absl import flags
 from experiments import cli
 from kdjax.types import UserError
 
-TEACHER = flags.DEFINE_string("teacher", "wrn_16_2", "A wrn_{depth}_{width}.")
-STUDENT = flags.DEFINE_string("student", "wrn_16_1", "A wrn_{depth}_{width}.")
+TEACHER = flags.DEFINE_string("teacher", "wrn_16_2", "A Wide ResNet or ResNet.")
+STUDENT = flags.DEFINE_string("student", "wrn_16_1", "Likewise.")
 _BATCH = flags.DEFINE_integer("batch_size", 128, "Images a step.")
 _STEPS = flags.DEFINE_integer("steps", 10, "Steps a repetition.")
 TURNS = flags.DEFINE_integer("turns", 3, "How often each takes its turn; the median counts.")
 _ALLOCATOR = flags.DEFINE_bool("allocator", False, "Give PyTorch kdjax's allocator settings too.")
+_DTYPE = flags.DEFINE_string("dtype", "float32", "Of kdjax: float32 or bfloat16.")
+CHOSEN = flags.DEFINE_list("opponents", ["eager", "channels_last"], "Who takes turns with kdjax.")
 _OPPONENT = flags.DEFINE_string("opponent", "", "For the script's own use.")
 
-_OPPONENTS = ("eager", "channels_last")
+_OPPONENTS = ("eager", "channels_last", "bfloat16", "compile", "graphs")
 _MALLOC = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
@@ -39,51 +42,21 @@ _MALLOC = {
 }
 
 
-def wide_resnet(name: str):
-    """The network of kdjax.models.wide_resnet, in PyTorch."""
-    import torch.nn.functional as F
-    from torch import nn
-
-    match = re.fullmatch(r"wrn_(\d+)_(\d+)", name)
-    if not match:
-        raise UserError(f"the opponent knows wrn_{{depth}}_{{width}} only, not {name!r}")
-    blocks, width = (int(match[1]) - 4) // 6, int(match[2])
-
-    class Block(nn.Module):
-        def __init__(self, inputs, outputs, stride):
-            super().__init__()
-            self.norm1, self.norm2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)
-            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-            self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-            self.shortcut = None
-            if inputs != outputs or stride > 1:
-                self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-
-        def forward(self, x):
-            y = F.relu(self.norm1(x), inplace=True)
-            x = x if self.shortcut is None else self.shortcut(y)
-            return x + self.conv2(F.relu(self.norm2(self.conv1(y)), inplace=True))
-
-    widths = [16, 16 * width, 32 * width, 64 * width]
-    layers = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)]
-    for stage in range(3):
-        for block in range(blocks):
-            first = block == 0
-            inputs = widths[stage] if first else widths[stage + 1]
-            layers.append(Block(inputs, widths[stage + 1], 2 if stage and first else 1))
-    layers += [nn.BatchNorm2d(widths[3]), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[3], 10))
-
-
 def _run_opponent(kind: str) -> None:
     """Times PyTorch and prints images a second."""
     import torch
     import torch.nn.functional as F
 
+    from benchmarks import pytorch
+
     torch.manual_seed(0)
-    layout = torch.channels_last if kind == "channels_last" else torch.contiguous_format
-    teacher = wide_resnet(TEACHER.value).eval().to(memory_format=layout)
-    student = wide_resnet(STUDENT.value).train().to(memory_format=layout)
+    torch.backends.cudnn.benchmark = True
+    layout = torch.contiguous_format if kind == "eager" else torch.channels_last
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_default_device(device)
+    teacher = pytorch.network(TEACHER.value).eval().to(memory_format=layout)
+    student = pytorch.network(STUDENT.value).train().to(memory_format=layout)
+    autocast = torch.autocast(device, torch.bfloat16, enabled=kind == "bfloat16")
     optimizer = torch.optim.SGD(student.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
     b, temperature = _BATCH.value, 4.0
     images = torch.randint(0, 256, (10_000, 3, 32, 32), dtype=torch.uint8)
@@ -102,23 +75,34 @@ def _run_opponent(kind: str) -> None:
         )
         return ((x - mean) / std).contiguous(memory_format=layout), labels[index]
 
-    def step():
-        x, y = batch()
-        with torch.no_grad():
-            target = F.softmax(teacher(x) / temperature, 1)
-        logits = student(x)
+    def objective(x, y):
+        with torch.no_grad(), autocast:
+            target = F.softmax(teacher(x).float() / temperature, 1)
+        with autocast:
+            logits = student(x)
+        logits = logits.float()
         soft = F.log_softmax(logits / temperature, 1)
         kl = F.kl_div(soft, target, reduction="batchmean") * temperature**2
-        loss = 0.1 * F.cross_entropy(logits, y) + 0.9 * kl
+        return 0.1 * F.cross_entropy(logits, y) + 0.9 * kl
+
+    if kind in ("compile", "graphs"):
+        mode = "reduce-overhead" if kind == "graphs" else "default"
+        objective = torch.compile(objective, mode=mode)
+
+    def step():
+        loss = objective(*batch())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        return loss
 
-    for _ in range(2):
-        step()
+    # A number on the host is what waits for the device.
+    for _ in range(3):
+        step().item()
     start = time.perf_counter()
     for _ in range(_STEPS.value):
-        step()
+        loss = step()
+    loss.item()
     print(_STEPS.value * b / (time.perf_counter() - start))
 
 
@@ -137,14 +121,19 @@ def main() -> None:
     if _OPPONENT.value:
         _run_opponent(_OPPONENT.value)
         return
+    for kind in CHOSEN.value:
+        if kind not in _OPPONENTS:
+            raise UserError(f"unknown opponent {kind!r}: choose from {', '.join(_OPPONENTS)}")
     same = [f"--{flag.name}={flag.value}" for flag in (TEACHER, STUDENT, _BATCH, _STEPS)]
     # The child decides about its host itself, as a user's run would.
     clean = {"XLA_FLAGS": ""}
-    speeds: dict[str, list[float]] = {name: [] for name in ("kdjax", *_OPPONENTS)}
+    speeds: dict[str, list[float]] = {name: [] for name in ("kdjax", *CHOSEN.value)}
     for _ in range(TURNS.value):
-        line = measure(["benchmarks.throughput", *same, "--repeats=1"], clean)
+        line = measure(
+            ["benchmarks.throughput", *same, f"--dtype={_DTYPE.value}", "--repeats=1"], clean
+        )
         speeds["kdjax"].append(json.loads(line)["images_per_second"])
-        for kind in _OPPONENTS:
+        for kind in CHOSEN.value:
             line = measure(
                 ["benchmarks.vs_pytorch", *same, f"--opponent={kind}"],
                 clean | (_MALLOC if _ALLOCATOR.value else {}),
@@ -154,7 +143,7 @@ def main() -> None:
     for name, values in speeds.items():
         turns = ", ".join(f"{value:,.0f}" for value in values)
         print(f"{name:<14} {medians[name]:>8,.0f} images/s   ({turns})")
-    ratios = {f"kdjax_over_{kind}": medians["kdjax"] / medians[kind] for kind in _OPPONENTS}
+    ratios = {f"kdjax_over_{kind}": medians["kdjax"] / medians[kind] for kind in CHOSEN.value}
     print(json.dumps({"images_per_second": medians, **ratios, "allocator": _ALLOCATOR.value}))
 
 

@@ -24,7 +24,6 @@ _BATCH = flags.DEFINE_integer("latents", 128, "Latents a pseudo-batch.")
 _SIZE = flags.DEFINE_integer("image_size", 32, "Side of the images, a multiple of 4.")
 _STUDENT_STEPS = flags.DEFINE_integer("student_steps", 10, "n_S.")
 _REPETITIONS = flags.DEFINE_integer("pseudo_batches", 5, "A turn.")
-_OPPONENTS = flags.DEFINE_list("opponents", ["eager", "channels_last"], "Of vs_pytorch's.")
 _WHO = flags.DEFINE_string("who", "", "For the script's own use.")
 
 
@@ -71,10 +70,12 @@ def _run_opponent(kind: str) -> None:
     import torch.nn.functional as F
     from torch import nn
 
+    from benchmarks import pytorch
+
     torch.manual_seed(0)
     layout = torch.channels_last if kind == "channels_last" else torch.contiguous_format
-    teacher = vs_pytorch.wide_resnet(vs_pytorch.TEACHER.value).eval()
-    student = vs_pytorch.wide_resnet(vs_pytorch.STUDENT.value).train()
+    teacher = pytorch.network(vs_pytorch.TEACHER.value).eval()
+    student = pytorch.network(vs_pytorch.STUDENT.value).train()
     teacher.requires_grad_(False)
     low = _SIZE.value // 4
     generator = nn.Sequential(
@@ -149,7 +150,7 @@ def main() -> None:
         return
     own = (_BATCH, _SIZE, _STUDENT_STEPS, _REPETITIONS, vs_pytorch.TEACHER, vs_pytorch.STUDENT)
     same = [f"--{flag.name}={flag.value}" for flag in own]
-    speeds: dict[str, list[float]] = {name: [] for name in ("kdjax", *_OPPONENTS.value)}
+    speeds: dict[str, list[float]] = {name: [] for name in ("kdjax", *vs_pytorch.CHOSEN.value)}
     for _ in range(vs_pytorch.TURNS.value):
         for who, values in speeds.items():
             line = vs_pytorch.measure(
@@ -160,7 +161,7 @@ def main() -> None:
     for name, values in speeds.items():
         turns = ", ".join(f"{value:.3f}" for value in values)
         print(f"{name:<14} {medians[name]:.3f} pseudo-batches/s   ({turns})")
-    ratios = {f"kdjax_over_{k}": medians["kdjax"] / medians[k] for k in _OPPONENTS.value}
+    ratios = {f"kdjax_over_{k}": medians["kdjax"] / medians[k] for k in vs_pytorch.CHOSEN.value}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(json.dumps({"pseudo_batches_per_second": medians, **ratios, "cores": cores}))
 

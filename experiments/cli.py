@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import jax
-from absl import flags, logging
+from absl import app, flags, logging
 
 from kdjax import parallel
 from kdjax.types import UserError, first_line
@@ -31,6 +31,7 @@ def start(main: Callable[[], None], argv: Sequence[str]) -> int:
     """Sets the machine up, parses flags, runs `main` and gives the exit status."""
     logging.set_verbosity(logging.ERROR)
     parallel.set_up_host()
+    app.define_help_flags()
     try:
         rest = flags.FLAGS(argv)[1:]
         if rest:

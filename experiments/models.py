@@ -37,6 +37,7 @@ class Row:
       name: as `models.create` knows it.
       parameters: how many are trained.
       multiply_adds: of a forward pass of one image.
+      activations: numbers that its convolutions and linear layers put out for one image.
       taps: shapes for one image, in order of computation; of the generator its
         images. `stageK_pre` has the shape of `stageK` and is left out.
     """
@@ -44,11 +45,12 @@ class Row:
     name: str
     parameters: int
     multiply_adds: int
+    activations: int
     taps: dict[str, tuple[int, ...]]
 
 
-def multiply_adds(function: Callable[..., Any], *args: Any) -> int:
-    """Multiplications of a function's convolutions and matrix products.
+def work(function: Callable[..., Any], *args: Any) -> tuple[int, int]:
+    """Multiplications of a function's convolutions and matrix products, and the results' sizes.
 
     Args:
       function: traceable by JAX.
@@ -56,28 +58,32 @@ def multiply_adds(function: Callable[..., Any], *args: Any) -> int:
     """
     with convolution.as_defined():
         # A new function, so that no earlier trace of it is taken.
-        return _multiply_adds(jax.make_jaxpr(lambda *args: function(*args))(*args).jaxpr)
+        return _work(jax.make_jaxpr(lambda *args: function(*args))(*args).jaxpr)
 
 
-def _multiply_adds(jaxpr: Any) -> int:
-    total = 0
+def _work(jaxpr: Any) -> tuple[int, int]:
+    total = size = 0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
-        if name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
-            features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-            total += math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // features
-        elif name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            inner = math.prod(shape[axis] for axis in contracted)
-            total += math.prod(equation.outvars[0].aval.shape) * inner
+        if name in ("conv_general_dilated", "dot_general"):
+            outputs = math.prod(equation.outvars[0].aval.shape)
+            if name == "dot_general":
+                (contracted, _), _ = equation.params["dimension_numbers"]
+                shape = equation.invars[0].aval.shape
+                products = math.prod(shape[axis] for axis in contracted)
+            else:
+                kernel = equation.invars[1].aval.shape
+                features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+                products = math.prod(kernel) // features
+            total += outputs * products
+            size += outputs
         # The functions inside `jit`, `custom_jvp` and the like, open or closed.
         for value in equation.params.values():
             inner_jaxpr = getattr(value, "jaxpr", value)
             if hasattr(inner_jaxpr, "eqns"):
-                total += _multiply_adds(inner_jaxpr)
-    return total
+                inner_total, inner_size = _work(inner_jaxpr)
+                total, size = total + inner_total, size + inner_size
+    return total, size
 
 
 def describe(name: str, *, resolution: int = 32, **attributes: Any) -> Row:
@@ -107,9 +113,11 @@ def describe(name: str, *, resolution: int = 32, **attributes: Any) -> Row:
         taps.update({k: v.shape[1:] for k, v in found.items() if not k.endswith("_pre")})
         return outputs
 
+    multiply_adds, activations = work(forward, variables, example)
     return Row(
         name=name,
-        multiply_adds=multiply_adds(forward, variables, example),
+        multiply_adds=multiply_adds,
+        activations=activations,
         parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])),
         taps=taps,
     )

@@ -37,6 +37,13 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message):
     assert message in line
 
 
+def test_help_is_the_commands_own_text():
+    done = command("--help")
+    assert not done.stderr
+    assert "python -m experiments.main --config=" in done.stdout
+    assert "--workdir" in done.stdout
+
+
 def test_evaluate_prints_json_and_compares(finished):
     done = command(
         f"--a={finished / 'kd'}", f"--b={finished / 'teacher'}", module="experiments.evaluate"

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.models import describe, main, multiply_adds
+from experiments.models import describe, main, work
 from kdjax import models
 
 # Table 1 of "Understanding Teacher-Student Architectural Choices": millions of parameters
@@ -44,7 +44,7 @@ def test_survey(name):
     assert describe(name, num_classes=10).parameters == TABLE_2[name]
 
 
-def test_multiply_adds():
+def test_multiply_adds_and_outputs():
     def function(x, kernel, grouped, matrix):
         # 4x4x8 outputs of 3x3x6 inputs each; 2x2x8 of 3x3x2; 8 of 128.
         x = jax.lax.conv_general_dilated(
@@ -59,7 +59,7 @@ def test_multiply_adds():
     shapes = [(1, 4, 4, 6), (3, 3, 6, 8), (3, 3, 2, 8), (128, 8)]
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     expected = 16 * 8 * 54 + 4 * 8 * 18 + 8 * 128
-    assert multiply_adds(function, *arguments) == expected
+    assert work(function, *arguments) == (expected, 16 * 8 + 4 * 8 + 8)
 
 
 def test_taps_in_order_of_computation():
