@@ -151,6 +151,15 @@ class Data:
         return self._resident[key]
 
 
+class Diverged(UserError):
+    """The loss is not finite: this phase cannot go on, others can."""
+
+    def __init__(self, message: str, step: int):
+        """Takes the line for the user and the step at which it was noticed."""
+        super().__init__(message)
+        self.step = step
+
+
 @dataclasses.dataclass
 class Plan:
     """All that a phase needs, built and checked before anything is written."""
@@ -168,6 +177,11 @@ class Plan:
     steps_per_epoch: float  # 0 in a phase without data, which knows no epochs
     eval_every: float  # steps
     work: Work | None  # where the network is trained
+
+    @property
+    def needs(self) -> set[str]:
+        """What the phase takes from elsewhere: names of phases, or references to files."""
+        return {*self.teachers, self.config.start, self.config.start_methods} - {""}
 
 
 def make_plan(
@@ -567,7 +581,8 @@ def run_phase(
       The trained network, and what summary.json says of it.
 
     Raises:
-      UserError: for damaged checkpoints, a full disk, or a loss that is not finite.
+      UserError: for damaged checkpoints or a full disk.
+      Diverged: when the loss is not finite.
       Interrupted: after saving, when asked to stop.
     """
     devices, data = plan.devices, plan.data
@@ -733,9 +748,10 @@ def _train(
                     log.picture(step, plan.work.draw(state))
                 log.write({name: value for name, value in row.items() if value is not None})
             if not math.isfinite(row["train/loss"]):
-                raise UserError(
+                raise Diverged(
                     f"phase {plan.name!r}: the loss is {row['train/loss']} at step {step}: lower "
-                    "optimizer.learning_rate or set optimizer.clip"
+                    "optimizer.learning_rate or set optimizer.clip",
+                    step,
                 )
             late = time.perf_counter() - saved_at > 60 * config.checkpoint_every
             if evaluate or late:

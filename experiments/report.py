@@ -141,7 +141,8 @@ class Cells(NamedTuple):
 def tables(summary: Mapping[str, Any]) -> list[Cells]:
     """The phases of a summary, and the tables of its config's `report`, filled in.
 
-    Phases that differ in the number after `_seed` alone are one: mean and deviation. A cell
+    Phases that differ in the number after `_seed` alone are one: mean and deviation, of
+    those that did not diverge. A cell
     of `report` is a format string of the phases, `{kd[test][accuracy]:.2%}`, and empty where
     there is no such figure.
     """
@@ -154,7 +155,7 @@ def tables(summary: Mapping[str, Any]) -> list[Cells]:
         cells = [format(figures[name]["test"][key], form) for _, key, form in _TABLE]
         rows.append(
             [
-                f"{name} ({len(phases)} seeds)" if len(phases) > 1 else name,
+                name + _remark(phases),
                 phases[0]["model"],
                 f"{phases[0]['parameters']:,}",
                 *cells,
@@ -171,6 +172,14 @@ def tables(summary: Mapping[str, Any]) -> list[Cells]:
         for one in summary["config"]["report"].values()
     ]
     return [Cells("", _HEADINGS, rows), *papers]
+
+
+def _remark(phases: list[Any]) -> str:
+    """How many seeds a row stands for, and how many of them its figures leave out."""
+    diverged = sum("diverged" in phase for phase in phases)
+    if len(phases) == 1:
+        return " (diverged)" if diverged else ""
+    return f" ({len(phases)} seeds{f', {diverged} diverged' if diverged else ''})"
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:

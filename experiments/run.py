@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import files, networks, profile, report
 from experiments.networks import Trained
-from experiments.phase import Data, Plan, make_plan, run_phase
+from experiments.phase import Data, Diverged, Plan, make_plan, run_phase
+from kdjax import train
 from kdjax.types import Network, UserError
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -72,7 +74,9 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
       The summary.
 
     Raises:
-      UserError: for every mistake a user can make, before anything is written.
+      UserError: for every mistake a user can make, before anything is written; and when a
+        phase has diverged, after all phases that do not need it. There is a table then, and
+        no summary.json.
       Interrupted: when a signal asked to stop, after saving.
     """
     summary_file = workdir / "summary.json"
@@ -89,6 +93,8 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
         console.print(f"run folder {workdir}, {plans[0].devices.description}", highlight=False)
         trained: dict[str, Trained] = dict(loaded)
         results: dict[str, Any] = {}
+        # Phases that have no network, and why.
+        failed: dict[str, str] = {}
         summary = {
             "config": config.to_dict(),
             "seed": config.seed,
@@ -104,21 +110,44 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
                 continue
             if plan.config.start in trained:
                 plan = dataclasses.replace(plan, start=trained[plan.config.start].variables)
-            trained[plan.name], results[plan.name] = run_phase(
-                plan,
-                config=config,
-                teachers=[trained[name] for name in plan.teachers],
-                folder=folder,
-                console=console,
-                stop=stop,
-            )
+            if plan.needs & failed.keys():
+                failed[plan.name] = f"phase {plan.name!r} was left out"
+                continue
+            try:
+                trained[plan.name], results[plan.name] = run_phase(
+                    plan,
+                    config=config,
+                    teachers=[trained[name] for name in plan.teachers],
+                    folder=folder,
+                    console=console,
+                    stop=stop,
+                )
+            except Diverged as error:
+                failed[plan.name] = str(error)
+                results[plan.name] = _of_diverged(plan, error.step)
+                console.print(f"{error}; phases that do not need it go on", highlight=False)
             if plan.name != plans[-1].name:
                 report.write(summary, workdir)
         report.write(summary, workdir)
-        files.write_json(summary_file, summary)
+        if not failed:
+            files.write_json(summary_file, summary)
     report.show(summary, console)
+    if failed:
+        raise UserError("; ".join(failed.values()))
     console.print(f"{summary_file}, {workdir / 'curves.png'}", highlight=False)
     return summary
+
+
+def _of_diverged(plan: Plan, step: int) -> dict[str, Any]:
+    """What the summary says of a phase without a network."""
+    params = train.abstract_outputs(plan.network, plan.data.image_shape)[1]["params"]
+    return {
+        "model": plan.config.model,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "steps": 0,
+        "seconds": 0.0,
+        "diverged": step,
+    }
 
 
 def plan_all(config: ConfigDict) -> tuple[list[Plan], dict[str, Trained]]:

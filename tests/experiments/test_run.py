@@ -2,8 +2,10 @@
 
 import collections
 import gzip
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 from small_run import execute, small_config
 
 from configs import common
@@ -340,11 +343,25 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path, change, message)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+def test_a_phase_that_diverges_does_not_end_the_others(tmp_path):
     config = small_config()
-    config.train.optimizer.learning_rate = 1e30
-    with pytest.raises(UserError, match=r"phase 'teacher': the loss is (nan|inf) at step"):
-        execute(config, tmp_path / "run")
+    config.phases.student_of_it = common.inherit(config.phases.kd, teachers=("scratch",))
+    config.phases.scratch.optimizer.learning_rate = 1e30
+    console = Console(file=io.StringIO(), width=160)
+    folder = tmp_path / "run"
+    with pytest.raises(UserError) as error:
+        run.run(run.resolve(config), folder, console)
+    assert re.fullmatch(
+        r"phase 'scratch': the loss is (nan|inf) at step \d: lower optimizer.learning_rate or set "
+        r"optimizer.clip; phase 'student_of_it' was left out",
+        str(error.value),
+    )
+    table = console.file.getvalue()
+    assert "scratch (diverged)" in table
+    assert (folder / "table.md").read_text().count("%") == 3  # accuracies of two, one agreement
+    assert (folder / "kd" / "result.json").exists()
+    assert not (folder / "student_of_it").exists()
+    assert not (folder / "summary.json").exists()
 
 
 def test_the_default_folder_is_of_the_config_and_not_of_the_machine():
