@@ -655,7 +655,7 @@ def _train(
     # Of the phase's own, lest a student with its teacher's architecture start where it did.
     rng = jax.random.fold_in(jax.random.key(plan.config.seed), zlib.crc32(plan.name.encode()))
     teacher_variables = tuple(teacher.variables for teacher in teachers)
-    initializer = jax.jit(plan.work.init)
+    initializer = jax.jit(plan.work.init, compiler_options=parallel.run_once())
     host_variables = jax.device_get(teacher_variables)
     state, extra = _restore(
         stored, jax.eval_shape(initializer, rng, host_variables, plan.start), console
