@@ -24,7 +24,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from experiments import cli
+from experiments import cli, networks
 from kdjax import UserError, models
 from kdjax.models import convolution
 
@@ -118,7 +118,7 @@ def describe(name: str, *, resolution: int = 32, **attributes: Any) -> Row:
         name=name,
         multiply_adds=multiply_adds,
         activations=activations,
-        parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])),
+        parameters=networks.parameters(variables),
         taps=taps,
     )
 

@@ -1,5 +1,6 @@
 """Trained networks by reference: a phase's folder, or a PyTorch file."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,11 @@ class Trained(NamedTuple):
     network: Network
     variables: Variables
     name: str
+
+
+def parameters(variables: Variables) -> int:
+    """How many numbers are trained; the variables may be shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 
 
 def create(

@@ -621,7 +621,7 @@ def run_phase(
         stored.close()
     result = {
         "model": described["model"],
-        "parameters": sum(int(np.prod(p.shape)) for p in jax.tree.leaves(variables["params"])),
+        "parameters": networks.parameters(variables),
         "steps": plan.steps,
         "seconds": 0.0,
         "images_per_second": clock.images_per_second,

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -140,10 +139,10 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
 
 def _of_diverged(plan: Plan, step: int) -> dict[str, Any]:
     """What the summary says of a phase without a network."""
-    params = train.abstract_outputs(plan.network, plan.data.image_shape)[1]["params"]
+    variables = train.abstract_outputs(plan.network, plan.data.image_shape)[1]
     return {
         "model": plan.config.model,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "parameters": networks.parameters(variables),
         "steps": 0,
         "seconds": 0.0,
         "diverged": step,
