@@ -2,12 +2,12 @@
 
     python -m benchmarks.scaling [--what=batch_size,devices,depth,width] [--markdown]
 
-KD of `wrn_16_2` to `wrn_16_1` in batches of 128 where nothing else is said; each line is
+KD of `wrn_16_2` to `wrn_16_1` in batches of 128 where nothing else is said, of depth
+and width each network to itself; each line is
 `benchmarks.throughput` in a process of its own. The last line is one JSON object.
 """
 
 import json
-import os
 import sys
 
 from absl import flags
@@ -22,10 +22,8 @@ _MARKDOWN = flags.DEFINE_bool("markdown", False, "Print a table for a document."
 
 _BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
 _DEVICES = (1, 2, 4)
-# (teacher, student)
-_DEPTHS = (("wrn_10_1", "wrn_10_1"), ("wrn_16_1", "wrn_16_1"), ("wrn_28_1", "wrn_28_1"),
-           ("wrn_40_1", "wrn_40_1"))  # fmt: skip
-_WIDTHS = (("wrn_16_1", "wrn_16_1"), ("wrn_16_2", "wrn_16_2"), ("wrn_16_4", "wrn_16_4"))
+_DEPTHS = ("wrn_10_1", "wrn_16_1", "wrn_28_1", "wrn_40_1")
+_WIDTHS = ("wrn_16_1", "wrn_16_2", "wrn_16_4")
 
 
 def _lines(what: str) -> list[tuple[str, list[str]]]:
@@ -35,16 +33,14 @@ def _lines(what: str) -> list[tuple[str, list[str]]]:
     if what == "devices":
         return [(f"devices {n}", [f"--devices={n}"]) for n in _DEVICES]
     if what in ("depth", "width"):
-        pairs = _DEPTHS if what == "depth" else _WIDTHS
-        return [(t, [f"--teacher={t}", f"--student={s}"]) for t, s in pairs]
+        models = _DEPTHS if what == "depth" else _WIDTHS
+        return [(model, [f"--teacher={model}", f"--student={model}"]) for model in models]
     raise UserError(f"unknown what {what!r}: choose from batch_size, devices, depth, width")
 
 
 def main() -> None:
     """Measures line by line and prints as it goes."""
     lines = [line for what in _WHAT.value for line in _lines(what)]
-    # The child decides about its host itself, as a user's run would.
-    clean = {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
     titles = ("", "images/s", "share of matmul", "host peak MB", "device temporary MB")
     if _MARKDOWN.value:
         print("| " + " | ".join(titles) + " |\n|---|" + "---:|" * 4)
@@ -53,7 +49,7 @@ def main() -> None:
     results = {}
     for name, arguments in lines:
         command = ["benchmarks.throughput", f"--steps={_STEPS.value}", *arguments]
-        result = results[name] = json.loads(vs_pytorch.measure(command, clean))
+        result = results[name] = json.loads(vs_pytorch.measure(command))
         cells = (
             f"{result['images_per_second']:.0f}",
             f"{result['share_of_matmul']:.2f}",

@@ -26,7 +26,10 @@ _CONFIG = flags.DEFINE_string("config_file", "configs/function_matching.py", "Wh
 def _seconds(command: list[str], cache: Path, until: str) -> float:
     """How long a command takes until it prints a line that contains `until`."""
     start = time.perf_counter()
-    environment = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONUNBUFFERED": "1"}
+    # The command decides about its host itself.
+    environment = os.environ | {
+        "XLA_FLAGS": "", "XDG_CACHE_HOME": str(cache), "PYTHONUNBUFFERED": "1"
+    }  # fmt: skip
     with subprocess.Popen(
         [sys.executable, *command], env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -138,10 +138,13 @@ def main() -> None:
     speed = statistics.median(speeds)
     shape_of = dict(resolution=size, num_classes=k, in_channels=3)
     trained = models.describe(_STUDENT.value, **shape_of)
-    taught = models.describe(_TEACHER.value, **shape_of) if teachers else None
-    step_flop = 2 * b * (3 * trained.multiply_adds + (taught.multiply_adds if taught else 0))
-    width = 2 if _DTYPE.value == "bfloat16" else 4
-    fewest = width * b * (5 * trained.activations + (2 * taught.activations if taught else 0))
+    step_flop = 2 * b * 3 * trained.multiply_adds
+    width = np.dtype(networks.DTYPES[_DTYPE.value]).itemsize
+    fewest = width * b * 5 * trained.activations
+    if teachers:
+        taught = models.describe(_TEACHER.value, **shape_of)
+        step_flop += 2 * b * taught.multiply_adds
+        fewest += width * b * 2 * taught.activations
     peak = _matmul_flop_per_second(devices, _DTYPE.value)
     print(
         json.dumps(

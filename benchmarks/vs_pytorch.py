@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 
 from absl import flags
 
@@ -106,9 +107,16 @@ def _run_opponent(kind: str) -> None:
     print(_STEPS.value * b / (time.perf_counter() - start))
 
 
-def measure(command: list[str], environment: dict[str, str]) -> str:
+def measure(command: list[str], environment: Mapping[str, str] | None = None) -> str:
+    """The last line that a benchmark prints in a process of its own.
+
+    Raises:
+      UserError: if it fails.
+    """
+    # The child decides about its host itself, as a user's run would.
+    environment = os.environ | {"XLA_FLAGS": ""} | dict(environment or {})
     done = subprocess.run(
-        [sys.executable, "-m", *command], env=os.environ | environment,
+        [sys.executable, "-m", *command], env=environment,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
@@ -125,18 +133,14 @@ def main() -> None:
         if kind not in _OPPONENTS:
             raise UserError(f"unknown opponent {kind!r}: choose from {', '.join(_OPPONENTS)}")
     same = [f"--{flag.name}={flag.value}" for flag in (TEACHER, STUDENT, _BATCH, _STEPS)]
-    # The child decides about its host itself, as a user's run would.
-    clean = {"XLA_FLAGS": ""}
     speeds: dict[str, list[float]] = {name: [] for name in ("kdjax", *CHOSEN.value)}
     for _ in range(TURNS.value):
-        line = measure(
-            ["benchmarks.throughput", *same, f"--dtype={_DTYPE.value}", "--repeats=1"], clean
-        )
+        line = measure(["benchmarks.throughput", *same, f"--dtype={_DTYPE.value}", "--repeats=1"])
         speeds["kdjax"].append(json.loads(line)["images_per_second"])
         for kind in CHOSEN.value:
             line = measure(
                 ["benchmarks.vs_pytorch", *same, f"--opponent={kind}"],
-                clean | (_MALLOC if _ALLOCATOR.value else {}),
+                _MALLOC if _ALLOCATOR.value else {},
             )
             speeds[kind].append(float(line))
     medians = {name: statistics.median(values) for name, values in speeds.items()}

@@ -19,12 +19,15 @@ from absl import flags
 
 from benchmarks import vs_pytorch
 from experiments import cli
+from kdjax.types import UserError
 
 _BATCH = flags.DEFINE_integer("latents", 128, "Latents a pseudo-batch.")
 _SIZE = flags.DEFINE_integer("image_size", 32, "Side of the images, a multiple of 4.")
 _STUDENT_STEPS = flags.DEFINE_integer("student_steps", 10, "n_S.")
 _REPETITIONS = flags.DEFINE_integer("pseudo_batches", 5, "A turn.")
 _WHO = flags.DEFINE_string("who", "", "For the script's own use.")
+
+_OPPONENTS = ("eager", "channels_last")
 
 
 def _run_kdjax() -> None:
@@ -148,14 +151,15 @@ def main() -> None:
         _run_opponent(_WHO.value)
     if _WHO.value:
         return
+    for kind in vs_pytorch.CHOSEN.value:
+        if kind not in _OPPONENTS:
+            raise UserError(f"unknown opponent {kind!r}: choose from {', '.join(_OPPONENTS)}")
     own = (_BATCH, _SIZE, _STUDENT_STEPS, _REPETITIONS, vs_pytorch.TEACHER, vs_pytorch.STUDENT)
     same = [f"--{flag.name}={flag.value}" for flag in own]
     speeds: dict[str, list[float]] = {name: [] for name in ("kdjax", *vs_pytorch.CHOSEN.value)}
     for _ in range(vs_pytorch.TURNS.value):
         for who, values in speeds.items():
-            line = vs_pytorch.measure(
-                ["benchmarks.zero_shot", *same, f"--who={who}"], {"XLA_FLAGS": ""}
-            )
+            line = vs_pytorch.measure(["benchmarks.zero_shot", *same, f"--who={who}"])
             values.append(float(line))
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     for name, values in speeds.items():
