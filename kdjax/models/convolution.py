@@ -12,7 +12,7 @@ from jax import lax
 from kdjax import parallel
 from kdjax.types import Array
 
-# The widest convolution, in and out, that is faster packed (results/speed.md).
+# The widest convolution, in and out, that is packed: wider ones have fast code of their own.
 _WIDEST = 16
 _packing = contextvars.ContextVar("packing", default=True)
 _NHWC = ("NHWC", "HWIO", "NHWC")
