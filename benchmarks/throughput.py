@@ -5,13 +5,14 @@
 
 Steps alone: data resident on the device, crop and flip inside the step, SGD, synchronised
 batch norm; no evaluation, no checkpoints. Methods have their usual weights and arguments.
-The last line is one JSON object, in which
+`--seeds=3` trains three students in one program, whose images are added up. The last line is
+one JSON object, in which
 
 - `step_temporary_bytes` is what XLA sets aside for a step on one device, beside its inputs
   and outputs;
 - `step_flop` counts the networks' multiplications and additions by their definition: the
-  teacher's forward pass, and three times the student's (its gradients by activations and by
-  weights cost as much each);
+  teacher's forward pass, once where seeds share it, and three times each student's (its
+  gradients by activations and by weights cost as much each);
 - `matmul_flop_per_second` is what all devices together reach in float32 (or bfloat16) products
   of 2048 x 2048 matrices in this process, and `share_of_matmul` how much of that the step
   reaches: at 1 it would be at the floor that arithmetic sets;
@@ -44,6 +45,8 @@ _CLASSES = flags.DEFINE_integer("num_classes", 10, "Classes.")
 _PER_CALL = flags.DEFINE_integer("steps_per_call", 0, "0: the platform's default.")
 _DEVICES = flags.DEFINE_integer("devices", 0, "At most; 0 for all.")
 _SYNC = flags.DEFINE_bool("sync_batch_norm", True, "Synchronise batch norm over devices.")
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Students trained together.")
+_SHARE = flags.DEFINE_bool("share_views", False, "They see the same, and the teacher looks once.")
 
 
 def _matmul_flop_per_second(devices: Any, dtype: str) -> float:
@@ -91,6 +94,7 @@ def main() -> None:
             views=views.make_views(num_classes=k, image_size=size),
             teachers=teachers,
             axis_name=parallel.AXIS,
+            several_seeds=True,
         ),
         in_axes=(None, None, None, 0, None),
         donate_argnums=0,
@@ -105,46 +109,52 @@ def main() -> None:
     variables = tuple(
         jax.jit(t.init)(jax.random.key(1), np.zeros((1, *shape), np.float32)) for t in teachers
     )
-    state = jax.jit(
+    init = jax.jit(
         lambda rng, variables: train.init_state(
             rng, student=student, distiller=distiller, optimizer=optimizer, image_shape=shape,
             num_classes=k, batch_size=b, teachers=teachers, teacher_variables=variables,
             train_labels=data["labels"],
         )
-    )(jax.random.key(0), variables)  # fmt: skip
-    state, variables, data, key = devices.replicate((state, variables, data, jax.random.key(2)))
+    )  # fmt: skip
+    seeds = range(_SEEDS.value)
+    streams = range(1) if _SHARE.value else seeds
+    states = tuple(init(jax.random.key(seed), variables) for seed in seeds)
+    keys = tuple(jax.random.key(100 + seed) for seed in streams)
+    states, variables, data, keys = devices.replicate((states, (variables,), data, keys))
     per_call = _PER_CALL.value or parallel.default_steps_per_call()
     calls = max(1, _STEPS.value // per_call)
 
-    def batch(call: int) -> dict[str, np.ndarray]:
-        index = np.stack([batches.positions(n, b, 0, call * per_call + i) for i in range(per_call)])
-        return {"index": devices.shard(index, axis=1)}
+    def batch(call: int) -> tuple[dict[str, np.ndarray], ...]:
+        steps = range(call * per_call, (call + 1) * per_call)
+        indices = [np.stack([batches.positions(n, b, seed, i) for i in steps]) for seed in streams]
+        return tuple({"index": devices.shard(index, axis=1)} for index in indices)
 
     start = time.perf_counter()
-    step = step.lower(state, variables, data, batch(0), key).compile()
+    step = step.lower(states, variables, data, batch(0), keys).compile()
     compile_seconds = time.perf_counter() - start
     memory = step.memory_analysis()
-    state, metrics = step(state, variables, data, batch(0), key)
+    states, metrics = step(states, variables, data, batch(0), keys)
     jax.block_until_ready(metrics)
     speeds = []
     for _ in range(_REPEATS.value):
         start = time.perf_counter()
         for call in range(calls):
-            state, metrics = step(state, variables, data, batch(call), key)
+            states, metrics = step(states, variables, data, batch(call), keys)
             parallel.settle(metrics)
         jax.block_until_ready(metrics)
-        speeds.append(calls * per_call * b / (time.perf_counter() - start))
+        images = calls * per_call * b * len(seeds)
+        speeds.append(images / (time.perf_counter() - start))
         print(f"{speeds[-1]:,.1f} images/s")
     speed = statistics.median(speeds)
     shape_of = dict(resolution=size, num_classes=k, in_channels=3)
     trained = models.describe(_STUDENT.value, **shape_of)
-    step_flop = 2 * b * 3 * trained.multiply_adds
+    step_flop = len(seeds) * 2 * b * 3 * trained.multiply_adds
     width = np.dtype(networks.DTYPES[_DTYPE.value]).itemsize
-    fewest = width * b * 5 * trained.activations
+    fewest = len(seeds) * width * b * 5 * trained.activations
     if teachers:
         taught = models.describe(_TEACHER.value, **shape_of)
-        step_flop += 2 * b * taught.multiply_adds
-        fewest += width * b * 2 * taught.activations
+        step_flop += len(streams) * 2 * b * taught.multiply_adds
+        fewest += len(streams) * width * b * 2 * taught.activations
     peak = _matmul_flop_per_second(devices, _DTYPE.value)
     print(
         json.dumps(
@@ -152,7 +162,7 @@ def main() -> None:
                 "images_per_second": speed,
                 "step_flop": step_flop,
                 "matmul_flop_per_second": peak,
-                "share_of_matmul": speed / b * step_flop / peak,
+                "share_of_matmul": speed / b / len(seeds) * step_flop / peak,
                 "fewest_bytes": fewest,
                 "compile_seconds": compile_seconds,
                 "device": devices.devices[0].device_kind,
@@ -163,6 +173,8 @@ def main() -> None:
                 "methods": _METHODS.value,
                 "batch_size": b,
                 "steps_per_call": per_call,
+                "seeds": len(seeds),
+                "share_views": _SHARE.value,
                 "sync_batch_norm": _SYNC.value,
                 "step_temporary_bytes": memory and memory.temp_size_in_bytes,
                 "host_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -35,6 +35,8 @@ _DTYPE = flags.DEFINE_string("dtype", "float32", "Of kdjax: float32 or bfloat16.
 CHOSEN = flags.DEFINE_list("opponents", ["eager", "channels_last"], "Who takes turns with kdjax.")
 _OPPONENT = flags.DEFINE_string("opponent", "", "For the script's own use.")
 
+# What every process of a comparison is told.
+SAME = (TEACHER, STUDENT, _BATCH, _STEPS)
 _OPPONENTS = ("eager", "channels_last", "bfloat16", "compile", "graphs")
 _MALLOC = {
     "MALLOC_MMAP_MAX_": "0",
@@ -132,7 +134,7 @@ def main() -> None:
     for kind in CHOSEN.value:
         if kind not in _OPPONENTS:
             raise UserError(f"unknown opponent {kind!r}: choose from {', '.join(_OPPONENTS)}")
-    same = [f"--{flag.name}={flag.value}" for flag in (TEACHER, STUDENT, _BATCH, _STEPS)]
+    same = [f"--{flag.name}={flag.value}" for flag in SAME]
     speeds: dict[str, list[float]] = {name: [] for name in ("kdjax", *CHOSEN.value)}
     for _ in range(TURNS.value):
         line = measure(["benchmarks.throughput", *same, f"--dtype={_DTYPE.value}", "--repeats=1"])

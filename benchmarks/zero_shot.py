@@ -56,15 +56,16 @@ def _run_kdjax() -> None:
         jax.random.key(1)
     )
     state = jax.jit(kind.init)(jax.random.key(0), (variables,), None)
-    advance = kind.begin((devices.replicate(variables),), devices.replicate(jax.random.key(2)), 0)
-    state = devices.replicate(jax.device_get(state))
+    key = devices.replicate(jax.random.key(2))
+    advance = kind.begin([(devices.replicate(variables),)], [key], [0], 0)
+    states = (devices.replicate(jax.device_get(state)),)
     start = time.perf_counter()
     for step in range(steps):
         if step == 2:
             print(f"compiled in {time.perf_counter() - start:.1f} s", file=sys.stderr)
             start = time.perf_counter()
-        state, metrics = advance(state, step, 1)
-        jax.block_until_ready((state, metrics))
+        states, metrics = advance(states, step, 1)
+        jax.block_until_ready((states, metrics))
     print(_REPETITIONS.value / (time.perf_counter() - start))
 
 

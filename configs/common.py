@@ -18,6 +18,11 @@ def base() -> ConfigDict:
     """A config without phases, with every key that a run understands."""
     config = ConfigDict(sort_keys=False)
     config.seed = 0
+    # 0,1,2: students of these seeds instead, trained together; tables show mean and deviation.
+    config.seeds = ()
+    # The seeds differ in their beginning alone: all see the first one's batches and views, and
+    # the teacher looks at them once.
+    config.share_views = False
     # Two steps a phase on the digits, whatever the config: does it run at all?
     config.debug = False
     # Devices that share a batch; 0 uses as many as divide it.
@@ -55,6 +60,7 @@ def base() -> ConfigDict:
     config.train = ConfigDict(
         dict(
             seed=config.get_oneway_ref("seed"),
+            seeds=config.get_oneway_ref("seeds"),
             model="",
             model_options=ConfigDict(),  # the model's own, such as stem="imagenet"
             dtype="float32",  # of the computation: float32 or bfloat16
@@ -100,7 +106,8 @@ def base() -> ConfigDict:
             ),
         )
     )
-    config.teacher = inherit(config.train)
+    # One for all students, unless `--config.teacher.seeds` has one for each.
+    config.teacher = inherit(config.train, seeds=())
     config.student = inherit(config.train)
     config.phases = ConfigDict(sort_keys=False)
     # A paper's tables, by name, to print beside its numbers (`add_table`).
@@ -243,11 +250,6 @@ def pair(teacher: str, student: str, data: str, name: str = "") -> ConfigDict:
     protocol(config, data, name)
     config.phases.teacher = inherit(config.teacher)
     return config
-
-
-def seeds(count: int) -> list[tuple[str, int]]:
-    """Suffixes of phases' names, which the tables know as one phase's seeds, and the seeds."""
-    return [(f"_seed{seed}" if count > 1 else "", seed) for seed in range(count)]
 
 
 # Weight and arguments of each method beside cross-entropy at 1, in RepDistiller's

@@ -15,12 +15,13 @@ Each run ends in one table of the report, its numbers beside ours, in the report
   `resnet8`.
 
 `data` is `digits` (default), `cifar10`, `cifar100`, `imagenet100x32` or anything that
-`--config.data.name` takes; `seeds=3` gives means and deviations. The teacher is trained
-first, unless `--config.teacher.checkpoint=` has one (`--config.phases.teacher_wrn_40_2.checkpoint=`
-in Tables 1 and 2). The protocol is that of the report, and of Chen et al. 2021: batches of
-128, 240 epochs of SGD with Nesterov momentum at 0.1 (0.02 for ShuffleNet), weight decay 5e-4,
-times 0.1 at 150, 180 and 210 epochs; the weight of the loss rises over the first 20, epoch
-by epoch. `--config.train.epochs=24` shrinks all of them alike.
+`--config.data.name` takes; `--config.seeds=0,1,2` gives means and deviations. The teacher
+is trained first, unless `--config.teacher.checkpoint=` has one
+(`--config.phases.teacher_wrn_40_2.checkpoint=` in Tables 1 and 2). The protocol is that of
+the report, and of Chen et al. 2021: batches of 128, 240 epochs of SGD with Nesterov momentum
+at 0.1 (0.02 for ShuffleNet), weight decay 5e-4, times 0.1 at 150, 180 and 210 epochs; the
+weight of the loss rises over the first 20, epoch by epoch. `--config.train.epochs=24`
+shrinks all of them alike.
 
 Where the report and the code that it published differ, the report is followed:
 
@@ -118,7 +119,7 @@ _LEVEL_WEIGHTS = ("h", 4, 2, 1), (1.0, 0.5, 0.25, 0.125)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    args = common.arguments(arg, table=0, figure=0, data="digits", teacher="", student="", seeds=1)
+    args = common.arguments(arg, table=0, figure=0, data="digits", teacher="", student="")
     if args.figure not in (0, 6) or args.table not in (0, *_TITLES) or (args.table and args.figure):
         raise UserError(
             f"there is no table={args.table},figure={args.figure}: choose from "
@@ -136,12 +137,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "" if small else "review",
     )
     if args.figure:
-        _search(config, args.seeds)
+        _search(config)
         return config
     table = args.table or 3
     settings = {3: _COMPONENTS, 4: _LEVELS, 5: _WEIGHTS, 6: _FUSIONS}[table]
     for name, (arguments, _) in settings.items():
-        _add(config, name, args.seeds, arguments)
+        _add(config, name, arguments)
     rows = {3: _component_rows, 4: _level_rows, 5: _level_rows, 6: _fusion_rows}[table](settings)
     common.add_table(
         config, "paper", caption=_caption(f"Table {table}: {_TITLES[table]}"),
@@ -153,7 +154,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def _add(
     config: ConfigDict,
     name: str,
-    seeds: int,
     arguments: dict[str, Any],
     weight: float = 0.6,
     labels: float = 1.0,
@@ -163,10 +163,7 @@ def _add(
     terms = {"review": usual | {"weight": weight} | arguments}
     if labels:
         terms = {"cross_entropy": {"weight": labels}} | terms
-    for suffix, seed in common.seeds(seeds):
-        config.phases[name + suffix] = common.inherit(
-            config.student, teachers=("teacher",), objective=terms, seed=seed
-        )
+    config.phases[name] = common.inherit(config.student, teachers=("teacher",), objective=terms)
 
 
 def _caption(what: str) -> str:
@@ -220,17 +217,17 @@ def _fusion_rows(settings: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def _search(config: ConfigDict, seeds: int) -> None:
+def _search(config: ConfigDict) -> None:
     """Figure 6, and section 4.2.2's run without cross-entropy."""
     rows = []
     for weight in _SEARCH:
         name = f"weight_{weight:g}".replace(".", "_")
-        _add(config, name, seeds, {}, weight)
+        _add(config, name, {}, weight)
         printed = _percent(71.79) if weight == 0.6 else ""
         rows.append([f"{weight:g}", printed, common.measured(name)])
     # The embedding is compared, the logits are not: nothing moves the classifier from where
     # it started but the decay.
-    _add(config, "hcl_alone", seeds, {}, labels=0.0)
+    _add(config, "hcl_alone", {}, labels=0.0)
     rows.append(["HCL alone, no cross-entropy", "~1.5%", common.measured("hcl_alone")])
     common.add_table(
         config,
@@ -266,15 +263,12 @@ def _compare(config: ConfigDict, args: ConfigDict) -> None:
         if taught_by not in config.phases:
             config.phases[taught_by] = common.inherit(config.teacher, model=teacher)
         config.teacher.model, config.student.model = teacher, student
-        for suffix, seed in common.seeds(args.seeds):
-            shared = dict(model=student, teachers=(taught_by,), seed=seed)
-            scratch = f"scratch_{student}{suffix}"
-            if scratch not in config.phases:
-                config.phases[scratch] = common.inherit(config.student, **shared)
-            for method in (*_ROWS, "review"):
-                common.add_methods(
-                    config, [method], suffix=f"_{teacher}_{student}{suffix}", **shared
-                )
+        shared = dict(model=student, teachers=(taught_by,))
+        scratch = f"scratch_{student}"
+        if scratch not in config.phases:
+            config.phases[scratch] = common.inherit(config.student, **shared)
+        for method in (*_ROWS, "review"):
+            common.add_methods(config, [method], suffix=f"_{teacher}_{student}", **shared)
         numbers = [_percent(accuracy) for accuracy in printed]
         cells = [
             (student, "here"),

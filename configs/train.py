@@ -25,5 +25,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = common.base()
     config.teacher.model = args.model
     common.protocol(config, args.data, args.protocol)
-    config.phases.teacher = common.inherit(config.teacher)
+    config.phases.teacher = common.inherit(config.teacher, seeds=config.get_oneway_ref("seeds"))
     return config

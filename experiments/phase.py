@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ import optax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import files, networks, work
+from experiments import files, networks, seeds, work
 from experiments.cli import Interrupted
 from experiments.networks import Trained
 from experiments.profile import Profiler
-from experiments.report import PhaseLog
+from experiments.report import Bar, PhaseLog
 from experiments.work import Advance, Work
 from kdjax import checkpoint, distillers, metrics, optimizers, parallel, schedules, train
 from kdjax.data import batches, sources, views
@@ -154,10 +154,10 @@ class Data:
 class Diverged(UserError):
     """The loss is not finite: this phase cannot go on, others can."""
 
-    def __init__(self, message: str, step: int):
-        """Takes the line for the user and the step at which it was noticed."""
+    def __init__(self, message: str, phase: str, step: int):
+        """Takes the line for the user, the phase, and the step at which it was noticed."""
         super().__init__(message)
-        self.step = step
+        self.phase, self.step = phase, step
 
 
 @dataclasses.dataclass
@@ -380,7 +380,12 @@ def _on_data(
             ema=config.ema,
         )
 
-    def begin(teacher_variables: Any, key: jax.Array, step: int) -> Advance:
+    def begin(
+        teacher_variables: Sequence[Any],
+        keys: Sequence[jax.Array],
+        order: Sequence[int],
+        step: int,
+    ) -> Advance:
         train_step = devices.map(
             train.make_train_step(
                 student=network,
@@ -392,22 +397,29 @@ def _on_data(
                 accumulate=config.accumulate,
                 ema=config.ema,
                 axis_name=parallel.AXIS,
+                several_seeds=True,
             ),
             in_axes=(None, None, None, 0, None),
             donate_argnums=0,
         )
         resident = data.resident("train", devices)
-        stream = batches.stream(
-            data.train, batch_size=config.batch_size, seed=config.seed,
-            start=step, stop=steps, workers=data.workers,
-        )  # fmt: skip
+        streams = [
+            batches.stream(
+                data.train, batch_size=config.batch_size, seed=seed,
+                start=step, stop=steps, workers=data.workers,
+            )
+            for seed in order
+        ]  # fmt: skip
 
-        def advance(state: TrainState, step: int, count: int) -> tuple[TrainState, dict[str, Any]]:
+        def batch(stream: Iterator[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
             calls = [next(stream) for _ in range(count)]
-            batch = {k: devices.shard(np.stack([c[k] for c in calls]), axis=1) for k in calls[0]}
-            state, metrics = train_step(state, teacher_variables, resident, batch, key)
-            parallel.settle(metrics)
-            return state, metrics
+            return {k: devices.shard(np.stack([c[k] for c in calls]), axis=1) for k in calls[0]}
+
+        def advance(states: Sequence[Any], step: int, count: int) -> tuple[Any, Any]:
+            now = tuple(batch(stream, count) for stream in streams)
+            result = train_step(tuple(states), tuple(teacher_variables), resident, now, tuple(keys))
+            parallel.settle(result[1])
+            return result
 
         return advance
 
@@ -500,16 +512,21 @@ class TeacherLogits:
 
 
 class _Clock:
-    """Seconds and images of a phase, over all of its interruptions."""
+    """Seconds and images of a phase, over all of its interruptions.
+
+    Of seeds that run together each is charged its part of the time.
+    """
 
     def __init__(
         self,
+        together: int,
         seconds: float = 0.0,
         training: float = 0.0,
         images: int = 0,
         spent: dict[str, float] | None = None,
     ):
-        self._before, self._start = seconds, time.perf_counter()
+        self._now = lambda: time.perf_counter() / together
+        self._before, self._start = seconds, self._now()
         # Of steps alone: no compilation, evaluation or waiting for disks.
         self.training, self.images = training, images
         self._spent = dict(spent or {})
@@ -517,15 +534,15 @@ class _Clock:
 
     @property
     def seconds(self) -> float:
-        return self._before + time.perf_counter() - self._start
+        return self._before + self._now() - self._start
 
     @property
     def images_per_second(self) -> float:
         return self.images / self.training if self.training else 0.0
 
     def pause(self, images: int) -> float:
-        """Ends a lap of steps in which `images` were seen; returns images a second."""
-        now = time.perf_counter()
+        """Ends a lap of steps in which each seed saw `images`; returns images a second."""
+        now = self._now()
         if self._lap is None:
             return 0.0
         lap, self._lap = now - self._lap, None
@@ -535,14 +552,14 @@ class _Clock:
 
     def go(self) -> None:
         """Starts a lap."""
-        self._lap = time.perf_counter()
+        self._lap = self._now()
 
     @contextlib.contextmanager
     def spend(self, what: str) -> Iterator[None]:
         """Counts the seconds within as spent on something other than steps."""
-        start = time.perf_counter()
+        start = self._now()
         yield
-        self._spent[what] = self._spent.get(what, 0.0) + time.perf_counter() - start
+        self._spent[what] = self._spent.get(what, 0.0) + self._now() - start
 
     @property
     def parts(self) -> dict[str, float]:
@@ -558,155 +575,229 @@ class _Clock:
         }
 
 
+@dataclasses.dataclass
+class _Seed:
+    """A seed of a phase while it runs: where it writes, and what it has measured."""
+
+    plan: Plan
+    folder: Path
+    stored: checkpoint.Checkpoints
+    teachers: list[Trained]  # with variables on the devices
+    teacher_logits: TeacherLogits
+    # Sums of metrics since the last logged line, and over how many steps.
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    steps_summed: int = 0
+
+    def add(self, values: dict[str, Any], steps: int) -> None:
+        """Adds the means over some steps to the sums."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + steps * float(value)
+        self.steps_summed += steps
+
+    def means(self) -> dict[str, float]:
+        """The means since they were last asked for, to be logged."""
+        means = {f"train/{name}": value / self.steps_summed for name, value in self.sums.items()}
+        self.sums.clear()
+        self.steps_summed = 0
+        return means
+
+    def key(self, seed: int) -> jax.Array:
+        """Of the phase's own, lest a student with its teacher's architecture start as it did."""
+        name = seeds.base(self.plan.name)
+        return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+
+    def evaluate(self, evaluator: Evaluator, variables: Variables, split: str) -> dict[str, float]:
+        """All metrics of a split; `variables` are on the devices."""
+        labels = self.plan.data.splits[split].labels
+        return summarize(evaluator.logits(variables, split), labels, self.teacher_logits(split))
+
+
 def run_phase(
-    plan: Plan,
+    plans: Sequence[Plan],
     *,
     config: ConfigDict,
-    teachers: list[Trained],
-    folder: Path,
+    teachers: Sequence[list[Trained]],
+    workdir: Path,
     console: Console,
     stop: Callable[[], int | None],
-) -> tuple[Trained, dict[str, Any]]:
-    """Trains (or goes on training), selects, evaluates and records a phase.
+) -> list[tuple[Trained, dict[str, Any]]]:
+    """Trains (or goes on training), selects, evaluates and records a phase: all its seeds.
 
     Args:
-      plan: what to do.
+      plans: what to do: one, or several that differ in nothing but the seed, and in
+        whose networks they begin with and learn from.
       config: the run's.
-      teachers: in the plan's order.
-      folder: the phase's.
+      teachers: of each plan, in its order.
+      workdir: the run's folder.
       console: where lines and the progress bar go.
       stop: the number of a signal that asks to stop, or None.
 
     Returns:
-      The trained network, and what summary.json says of it.
+      For each plan the trained network, and what summary.json says of it.
 
     Raises:
       UserError: for damaged checkpoints or a full disk.
-      Diverged: when the loss is not finite.
+      Diverged: when a loss is not finite; the other seeds are saved then.
       Interrupted: after saving, when asked to stop.
     """
-    devices, data = plan.devices, plan.data
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    first = plans[0]
+    devices, data, taken = first.devices, first.data, first.taken
     described = networks.describe(
-        plan.taken.name if plan.taken else plan.config.model, plan.network,
-        options=plan.config.model_options.to_dict(), image_size=data.image_size, resize=data.resize,
+        taken.name if taken else first.config.model, first.network,
+        options=first.config.model_options.to_dict(), image_size=data.image_size,
+        resize=data.resize,
     )  # fmt: skip
-    files.write_json(folder / "network.json", described)
-    stored = checkpoint.Checkpoints(
-        folder / "checkpoints", keep_best=plan.config.select == "best" and not plan.taken
-    )
-    try:
-        teachers = [Trained(t.network, devices.replicate(t.variables), t.name) for t in teachers]
-        named = dict(zip(plan.teachers, teachers, strict=True))
-        teacher_logits = TeacherLogits(named, data, devices)
-        evaluator = Evaluator(plan.network, data, devices)
-        clock = _Clock()
-        if plan.taken:
-            variables = devices.replicate(plan.taken.variables)
-            stored.save(0, TrainState.of_variables(plan.taken.variables), {})
-            step = 0
-        else:
-            state, step, clock = _train(
-                plan, config=config, teachers=teachers, teacher_logits=teacher_logits,
-                evaluator=evaluator, stored=stored, folder=folder, console=console, stop=stop,
-            )  # fmt: skip
-            variables = state.evaluated
-        stored.wait()
-        if plan.config.select == "best" and not plan.taken:
-            step = stored.best_step() or step
-            arrays, _ = stored.read(step)
-            best = networks.student_variables(arrays, plan.network, described, folder)
-            variables = devices.replicate(best)
-    finally:
-        stored.close()
-    result = {
-        "model": described["model"],
-        "parameters": networks.parameters(variables),
-        "steps": plan.steps,
-        "seconds": 0.0,
-        "images_per_second": clock.images_per_second,
-        "seconds_of": clock.parts,
+    keep_best = first.config.select == "best" and not taken
+    # Seeds with the same teacher share its place on the devices.
+    placed = {
+        name: Trained(one.network, devices.replicate(one.variables), one.name)
+        for plan, own in zip(plans, teachers, strict=True)
+        for name, one in dict(zip(plan.teachers, own, strict=True)).items()
     }
-    for split in data.splits:
-        labels = data.splits[split].labels
-        logits = evaluator.logits(variables, split)
-        result[split] = summarize(logits, labels, teacher_logits(split))
-    result["seconds"] = clock.seconds
-    files.write_json(folder / "result.json", {"step": step, "summary": result})
-    host = jax.device_get(variables)
-    return Trained(plan.network, host, described["model"]), result
+    running = []
+    with contextlib.ExitStack() as opened:
+        for plan in plans:
+            folder = workdir / plan.name
+            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            files.write_json(folder / "network.json", described)
+            stored = checkpoint.Checkpoints(folder / "checkpoints", keep_best=keep_best)
+            opened.callback(stored.close)
+            named = {name: placed[name] for name in plan.teachers}
+            logits = TeacherLogits(named, data, devices)
+            running.append(_Seed(plan, folder, stored, list(named.values()), logits))
+        evaluator = Evaluator(first.network, data, devices)
+        clock = _Clock(1)
+        step = 0
+        if taken:
+            running[0].stored.save(0, TrainState.of_variables(taken.variables), {})
+            variables = [devices.replicate(taken.variables)]
+        else:
+            states, step, clock = _train(
+                running, config=config, evaluator=evaluator, console=console, stop=stop
+            )
+            variables = [state.evaluated for state in states]
+        results = []
+        for seed, own in zip(running, variables, strict=True):
+            seed.stored.wait()
+            counts = step
+            if keep_best:
+                counts = seed.stored.best_step() or step
+                arrays, _ = seed.stored.read(counts)
+                best = networks.student_variables(arrays, first.network, described, seed.folder)
+                own = devices.replicate(best)
+            result = {
+                "model": described["model"],
+                "parameters": networks.parameters(own),
+                "steps": seed.plan.steps,
+                "seconds": 0.0,
+                "images_per_second": clock.images_per_second,
+                "seconds_of": clock.parts,
+            }
+            result |= {split: seed.evaluate(evaluator, own, split) for split in data.splits}
+            result["seconds"] = clock.seconds
+            files.write_json(seed.folder / "result.json", {"step": counts, "summary": result})
+            host = jax.device_get(own)
+            results.append((Trained(first.network, host, described["model"]), result))
+    return results
 
 
 def _train(
-    plan: Plan,
+    running: Sequence[_Seed],
     *,
     config: ConfigDict,
-    teachers: list[Trained],
-    teacher_logits: TeacherLogits,
     evaluator: Evaluator,
-    stored: checkpoint.Checkpoints,
-    folder: Path,
     console: Console,
     stop: Callable[[], int | None],
-) -> tuple[TrainState, int, _Clock]:
-    """Makes the steps that are still to be made."""
-    assert plan.work
-    devices, data, total = plan.devices, plan.data, plan.steps
-    # Of the phase's own, lest a student with its teacher's architecture start where it did.
-    rng = jax.random.fold_in(jax.random.key(plan.config.seed), zlib.crc32(plan.name.encode()))
-    teacher_variables = tuple(teacher.variables for teacher in teachers)
-    initializer = jax.jit(plan.work.init, compiler_options=parallel.run_once())
-    host_variables = jax.device_get(teacher_variables)
-    state, extra = _restore(
-        stored, jax.eval_shape(initializer, rng, host_variables, plan.start), console
-    )
-    if state is None:
-        state, extra = initializer(rng, host_variables, plan.start), {"seed": plan.config.seed}
-        if plan.config.start_methods:
-            state = networks.with_methods(state, networks.folder(plan.config.start_methods, folder))
-    state = devices.replicate(state)
-    clock = _Clock(**extra.get("clock", {}))
-    # Sums of metrics since the last logged line, and over how many steps.
-    sums: dict[str, float] = extra.get("sums", {})
-    steps_summed: int = extra.get("steps_summed", 0)
+) -> tuple[tuple[Any, ...], int, _Clock]:
+    """Makes the steps that are still to be made; all seeds are always at the same step."""
+    first = running[0].plan
+    assert first.work
+    devices, data, total = first.devices, first.data, first.steps
+    initializer = jax.jit(first.work.init, compiler_options=parallel.run_once())
+    beginnings = [
+        (
+            seed.key(seed.plan.config.seed),
+            tuple(jax.device_get(teacher.variables) for teacher in seed.teachers),
+            seed.plan.start,
+        )
+        for seed in running
+    ]
+    like = jax.eval_shape(initializer, *beginnings[0])
+    restored = _restore([seed.stored for seed in running], like, console)
+    if restored:
+        initial, extras = zip(*restored, strict=True)
+        for seed, extra in zip(running, extras, strict=True):
+            seed.sums, seed.steps_summed = extra["sums"], extra["steps_summed"]
+        clock = _Clock(len(running), **extras[0]["clock"])
+    else:
+        initial = tuple(initializer(*beginning) for beginning in beginnings)
+        clock = _Clock(len(running))
+        if first.config.start_methods:
+            initial = tuple(
+                networks.with_methods(
+                    state, networks.folder(seed.plan.config.start_methods, seed.folder)
+                )
+                for state, seed in zip(initial, running, strict=True)
+            )
+    states = tuple(devices.replicate(state) for state in initial)
 
-    step = int(state.step)
+    step = int(states[0].step)
     per_call = config.steps_per_call or parallel.default_steps_per_call()
-    eval_every = _in_calls(plan.eval_every, per_call) or total
+    eval_every = _in_calls(first.eval_every, per_call) or total
     log_every = _in_calls(config.log_every, per_call) or total
-    key = devices.replicate(jax.random.fold_in(rng, 1))
-    advance = plan.work.begin(teacher_variables, key, step)
-    log = PhaseLog(folder, name=plan.name, start=step, total=total, console=console)
-    profiler = Profiler(config.profile, folder)
+    order = [seed.plan.config.seed for seed in running]
+    if config.share_views and first.config.seeds:
+        # The first of all, whether or not it is still running.
+        order = [first.config.seeds[0]]
+    keys = [devices.replicate(jax.random.fold_in(running[0].key(seed), 1)) for seed in order]
+    taught_by = [tuple(teacher.variables for teacher in seed.teachers) for seed in running]
+    if all(seed.plan.teachers == first.teachers for seed in running):
+        taught_by = taught_by[:1]
+    advance = first.work.begin(taught_by, keys, order, step)
+    profiler = Profiler(config.profile, running[0].folder)
     pending: list[tuple[int, Any]] = []
     saved_at = time.perf_counter()
 
     def settle() -> None:
         """Waits for the steps dispatched so far and adds their metrics up."""
-        nonlocal steps_summed
         for count, values in pending:
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + count * float(value)
-            steps_summed += count
+            for seed, own in zip(running, values, strict=True):
+                seed.add(own, count)
         pending.clear()
 
-    def save(score: float | None = None) -> None:
+    def save(which: Sequence[int], scores: Sequence[float | None]) -> None:
         nonlocal saved_at
-        extra = {"seed": plan.config.seed, "clock": clock.saved()}
         with clock.spend("checkpoints"):
-            stored.save(step, state, extra | {"sums": sums, "steps_summed": steps_summed}, score)
+            for i in which:
+                seed = running[i]
+                extra = {
+                    "seed": seed.plan.config.seed,
+                    "clock": clock.saved(),
+                    "sums": seed.sums,
+                    "steps_summed": seed.steps_summed,
+                }
+                seed.stored.save(step, states[i], extra, scores[i])
         saved_at = time.perf_counter()
 
-    try:
+    everyone = range(len(running))
+    with contextlib.ExitStack() as opened:
+        opened.callback(profiler.close)
+        bar = Bar(seeds.base(first.name), start=step, total=total, console=console)
+        opened.callback(bar.close)
+        logs = []
+        for seed in running:
+            log = PhaseLog(seed.folder, name=seed.plan.name, start=step, total=total, bar=bar)
+            opened.callback(log.close)
+            logs.append(log)
         lap_start, warm = step, False
         while step < total:
             count = min(per_call - step % per_call, total - step)
             profiler.before(step)
-            state, values = advance(state, step, count)
+            states, values = advance(states, step, count)
             pending.append((count, values))
             step += count
             profiler.after(step, values)
-            log.advance(step)
+            bar.advance(step)
             if not warm:
                 # The first call compiles; its time is not the steps' time.
                 jax.block_until_ready(values)
@@ -717,51 +808,51 @@ def _train(
             if not (evaluate or step % log_every == 0 or signal_number is not None):
                 continue
             settle()
-            speed = clock.pause((step - lap_start) * plan.config.batch_size)
+            speed = clock.pause((step - lap_start) * first.config.batch_size)
             if signal_number is not None and step < total:
-                save()
-                stored.wait()
+                save(everyone, [None] * len(running))
+                for seed in running:
+                    seed.stored.wait()
                 raise Interrupted(signal_number)
-            row: dict[str, Any] = {
-                "step": step,
-                "epoch": step / plan.steps_per_epoch if plan.steps_per_epoch else None,
-                "images_per_second": speed,
-                "eta_seconds": (total - step) * plan.config.batch_size / speed if speed else None,
-                "learning_rate": float(plan.learning_rate(step - 1)),
-                **{f"train/{name}": value / steps_summed for name, value in sums.items()},
-            }
-            sums.clear()
-            steps_summed = 0
-            score = None
-            if evaluate:
-                with clock.spend("evaluation"):
-                    for split in ("validation", "test"):
-                        if split not in data.splits:
-                            continue
-                        logits = evaluator.logits(state.evaluated, split)
-                        labels = data.splits[split].labels
-                        measured = summarize(logits, labels, teacher_logits(split))
-                        row |= {f"{split}/{name}": value for name, value in measured.items()}
-                score = row.get("validation/accuracy")
-            with clock.spend("logging"):
-                if evaluate and plan.work.draw:
-                    log.picture(step, plan.work.draw(state))
-                log.write({name: value for name, value in row.items() if value is not None})
-            if not math.isfinite(row["train/loss"]):
-                raise Diverged(
-                    f"phase {plan.name!r}: the loss is {row['train/loss']} at step {step}: lower "
-                    "optimizer.learning_rate or set optimizer.clip",
-                    step,
-                )
+            left = (total - step) * first.config.batch_size * len(running)
+            scores: list[float | None] = []
+            losses = []
+            for seed, log, state in zip(running, logs, states, strict=True):
+                row: dict[str, Any] = {
+                    "step": step,
+                    "epoch": step / first.steps_per_epoch if first.steps_per_epoch else None,
+                    "images_per_second": speed,
+                    "eta_seconds": left / speed if speed else None,
+                    "learning_rate": float(first.learning_rate(step - 1)),
+                    **seed.means(),
+                }
+                if evaluate:
+                    with clock.spend("evaluation"):
+                        for split in ("validation", "test"):
+                            if split in data.splits:
+                                measured = seed.evaluate(evaluator, state.evaluated, split)
+                                row |= {f"{split}/{key}": value for key, value in measured.items()}
+                with clock.spend("logging"):
+                    if evaluate and first.work.draw:
+                        log.picture(step, first.work.draw(state))
+                    log.write({name: value for name, value in row.items() if value is not None})
+                scores.append(row.get("validation/accuracy"))
+                losses.append(row["train/loss"])
             late = time.perf_counter() - saved_at > 60 * config.checkpoint_every
-            if evaluate or late:
-                save(score)
+            well = [i for i in everyone if math.isfinite(losses[i])]
+            if evaluate or late or len(well) < len(running):
+                save(well, scores)
+            for seed, loss in zip(running, losses, strict=True):
+                if not math.isfinite(loss):
+                    raise Diverged(
+                        f"phase {seed.plan.name!r}: the loss is {loss} at step {step}: lower "
+                        "optimizer.learning_rate or set optimizer.clip",
+                        seed.plan.name,
+                        step,
+                    )
             lap_start = step
             clock.go()
-    finally:
-        profiler.close()
-        log.close()
-    return state, step, clock
+    return states, step, clock
 
 
 def _synchronized(network: Network, config: ConfigDict) -> Network:
@@ -774,28 +865,34 @@ def _synchronized(network: Network, config: ConfigDict) -> Network:
 
 
 def _restore(
-    stored: checkpoint.Checkpoints, like: TrainState, console: Console
-) -> tuple[TrainState | None, dict[str, Any]]:
-    """The newest checkpoint that can be read; (None, {}) if there is none at all.
+    stores: Sequence[checkpoint.Checkpoints], like: TrainState, console: Console
+) -> list[tuple[Any, dict[str, Any]]]:
+    """The newest checkpoints of one step that can all be read; [] if there is none in common.
 
-    A damaged one is passed over, and removed once an older one was read: never
-    before, for a configuration that does not fit must not erase a run.
+    Newer ones are removed, damaged or not, once older ones were read: never before, for a
+    configuration that does not fit must not erase a run.
     """
-    damaged, error = [], None
-    for step in reversed(stored.steps()):
+    common = set.intersection(*(set(stored.steps()) for stored in stores))
+    error = None
+    for step in sorted(common, reverse=True):
         try:
-            state, extra = stored.restore(step, like)
+            restored = [stored.restore(step, like) for stored in stores]
         except UserError as problem:
             error = error or problem
-            damaged.append(step)
             continue
-        for bad in damaged:
+        if error:
             console.print(f"{error}: going on from step {step}", highlight=False)
-            stored.delete(bad)
-        return state, extra
-    if error:
-        raise error
-    return None, {}
+        break
+    else:
+        if error:
+            raise error
+        # Ended between the seeds' first saves.
+        step, restored = -1, []
+    for stored in stores:
+        for newer in stored.steps():
+            if newer > step:
+                stored.delete(newer)
+    return restored
 
 
 def _in_calls(steps: float, per_call: int) -> int:

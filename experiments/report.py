@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from experiments import files
+from experiments import files, seeds
 
 _TABLE = (
     ("test accuracy", "accuracy", ".2%"),
@@ -25,19 +24,12 @@ _TABLE = (
 )
 
 
-class PhaseLog:
-    """The log of one phase, on disk and on the terminal."""
+class Bar:
+    """The progress bar of a phase, all seeds together; where there is no terminal, none."""
 
-    def __init__(self, folder: Path, *, name: str, start: int, total: int, console: Console):
-        """Opens the log at step `start`, forgetting what an interrupted run logged beyond it."""
-        from tensorboardX import SummaryWriter
-
-        self._folder, self._path = folder, folder / "metrics.jsonl"
-        kept = [row for row in read_metrics(self._path) if row["step"] <= start]
-        files.write(self._path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-        self._file = open(self._path, "a")  # noqa: SIM115
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
-        self._name, self._total, self._console = name, total, console
+    def __init__(self, name: str, *, start: int, total: int, console: Console):
+        """Shows it at step `start` of `total`."""
+        self.console = console
         self._progress = None
         if console.is_terminal:
             columns = (
@@ -51,10 +43,40 @@ class PhaseLog:
             )
             self._progress.start()
 
+    @property
+    def shown(self) -> bool:
+        """Whether there is a terminal."""
+        return self._progress is not None
+
     def advance(self, step: int) -> None:
-        """Moves the progress bar."""
+        """Moves it."""
         if self._progress:
             self._progress.update(self._task, completed=step)
+
+    def note(self, text: str) -> None:
+        """Sets what stands beside it."""
+        if self._progress:
+            self._progress.update(self._task, state=text)
+
+    def close(self) -> None:
+        """Removes it."""
+        if self._progress:
+            self._progress.stop()
+
+
+class PhaseLog:
+    """The log of one phase, on disk and on the terminal."""
+
+    def __init__(self, folder: Path, *, name: str, start: int, total: int, bar: "Bar"):
+        """Opens the log at step `start`, forgetting what an interrupted run logged beyond it."""
+        from tensorboardX import SummaryWriter
+
+        self._folder, self._path = folder, folder / "metrics.jsonl"
+        kept = [row for row in read_metrics(self._path) if row["step"] <= start]
+        files.write(self._path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self._file = open(self._path, "a")  # noqa: SIM115
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+        self._name, self._total, self._bar = name, total, bar
 
     def write(self, row: dict[str, Any]) -> None:
         """Logs one object; it is on disk when this returns."""
@@ -65,8 +87,7 @@ class PhaseLog:
                 self._events.add_scalar(key, value, row["step"])
         self._events.flush()
         speed = f"{row['images_per_second']:,.0f} images/s" if row.get("images_per_second") else ""
-        if self._progress:
-            self._progress.update(self._task, state=speed)
+        self._bar.note(speed)
         shown = [f"{key} {row[key]:.4g}" for key in row if key in ("train/loss", "train/accuracy")]
         shown += [
             f"{key} {row[key]:.4f}"
@@ -78,9 +99,9 @@ class PhaseLog:
         if "epoch" in row:
             line += f"epoch {row['epoch']:6.2f}  "
         # On a terminal the bar shows the progress; only evaluations stay on the screen.
-        if not self._progress or any(key.startswith("test/") for key in row):
+        if not self._bar.shown or any(key.startswith("test/") for key in row):
             eta = f"  ETA {row['eta_seconds']:.0f} s" if row.get("eta_seconds") else ""
-            self._console.print(
+            self._bar.console.print(
                 line + "  ".join([*shown, speed]).strip() + eta, highlight=False, soft_wrap=True
             )
 
@@ -96,8 +117,6 @@ class PhaseLog:
 
     def close(self) -> None:
         """Ends the log."""
-        if self._progress:
-            self._progress.stop()
         self._file.close()
         self._events.close()
 
@@ -148,7 +167,7 @@ def tables(summary: Mapping[str, Any]) -> list[Cells]:
     """
     groups: dict[str, list[Any]] = {}
     for name, phase in summary["phases"].items():
-        groups.setdefault(re.sub(r"_seed\d+$", "", name), []).append(phase)
+        groups.setdefault(seeds.base(name), []).append(phase)
     figures = _Phases({name: _Figures(phases) for name, phases in groups.items()})
     rows = []
     for name, phases in groups.items():
@@ -252,17 +271,22 @@ def draw_curves(workdir: Path, phases: list[str]) -> None:
     if not panels:
         return
     figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
+    # The seeds of a phase have one colour and one entry in the legend.
+    first = {seeds.base(phase): phase for phase in reversed(phases)}
+    colors = {name: f"C{number}" for number, name in enumerate(reversed(first))}
     for i, (key, title, unit) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
         late: list[float] = []
-        for number, phase in enumerate(phases):
+        for phase in phases:
             points = (
                 [(row[unit], row[f"test/{key}"]) for row in rows[phase] if f"test/{key}" in row]
                 if units[phase] == unit
                 else []
             )
             if points:
-                axes.plot(*zip(*points, strict=True), label=phase, marker=".", color=f"C{number}")
+                base = seeds.base(phase)
+                label = base if first[base] == phase else None
+                axes.plot(*zip(*points, strict=True), label=label, marker=".", color=colors[base])
                 late += [value for _, value in points[len(points) // 4 :]]
         # The first rise would press everything that matters into the top of the picture.
         axes.set(title=title, ylim=(min(late) - 0.01, max(late) + 0.01))

@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import platform
 import signal
@@ -16,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import files, networks, profile, report
+from experiments import files, networks, profile, report, seeds
 from experiments.networks import Trained
 from experiments.phase import Data, Diverged, Plan, make_plan, run_phase
 from kdjax import train
@@ -31,7 +32,11 @@ _NEUTRAL = (
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-    """The config as it is run: what was inherited is filled in, `debug` has shrunk it."""
+    """The config as it is run: with what was inherited, shrunk by `debug`, a phase a seed.
+
+    Raises:
+      UserError: if there are no phases or their seeds are wrong.
+    """
     names = list(config.phases)
     plain = config.to_dict()
     resolved = ConfigDict(plain)
@@ -52,6 +57,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
                     group[key] = ""
     if not names:
         raise UserError("the config has no phases")
+    each = seeds.expand({name: resolved.phases[name].to_dict() for name in names})
+    resolved.phases = ConfigDict(sort_keys=False)
+    for name, phase in each.items():
+        resolved.phases[name] = ConfigDict(phase)
     return resolved
 
 
@@ -101,30 +110,38 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
             "versions": _versions(),
             "phases": results,
         }
-        for plan in plans:
-            folder = workdir / plan.name
-            if (folder / "result.json").exists():
-                results[plan.name] = files.read_json(folder / "result.json")["summary"]
-                trained[plan.name] = networks.load(str(folder), dtype=plan.config.dtype)
-                continue
-            if plan.config.start in trained:
-                plan = dataclasses.replace(plan, start=trained[plan.config.start].variables)
-            if plan.needs & failed.keys():
-                failed[plan.name] = f"phase {plan.name!r} was left out"
-                continue
-            try:
-                trained[plan.name], results[plan.name] = run_phase(
-                    plan,
-                    config=config,
-                    teachers=[trained[name] for name in plan.teachers],
-                    folder=folder,
-                    console=console,
-                    stop=stop,
-                )
-            except Diverged as error:
-                failed[plan.name] = str(error)
-                results[plan.name] = _of_diverged(plan, error.step)
-                console.print(f"{error}; phases that do not need it go on", highlight=False)
+        for _, group in itertools.groupby(plans, lambda plan: seeds.base(plan.name)):
+            together = {}
+            for plan in group:
+                folder = workdir / plan.name
+                if (folder / "result.json").exists():
+                    results[plan.name] = files.read_json(folder / "result.json")["summary"]
+                    trained[plan.name] = networks.load(str(folder), dtype=plan.config.dtype)
+                elif plan.needs & failed.keys():
+                    failed[plan.name] = f"phase {plan.name!r} was left out"
+                else:
+                    if plan.config.start in trained:
+                        plan = dataclasses.replace(plan, start=trained[plan.config.start].variables)
+                    together[plan.name] = plan
+            done: list[tuple[Trained, dict[str, Any]]] = []
+            while together and not done:
+                try:
+                    done = run_phase(
+                        list(together.values()),
+                        config=config,
+                        teachers=[
+                            [trained[t] for t in plan.teachers] for plan in together.values()
+                        ],
+                        workdir=workdir,
+                        console=console,
+                        stop=stop,
+                    )
+                except Diverged as error:
+                    failed[error.phase] = str(error)
+                    results[error.phase] = _of_diverged(together.pop(error.phase), error.step)
+                    console.print(f"{error}; what does not need it goes on", highlight=False)
+            for name, (network, result) in zip(together, done, strict=True):
+                trained[name], results[name] = network, result
             if plan.name != plans[-1].name:
                 report.write(summary, workdir)
         report.write(summary, workdir)

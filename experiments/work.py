@@ -14,7 +14,7 @@ from kdjax.types import Array, Distiller, Network, TrainState, UserError
 
 _PICTURES = 10
 
-Advance = Callable[[TrainState, int, int], tuple[TrainState, dict[str, Any]]]
+Advance = Callable[[Sequence[Any], int, int], tuple[Any, Any]]
 
 
 class Work(NamedTuple):
@@ -22,14 +22,16 @@ class Work(NamedTuple):
 
     Attributes:
       init: `init(rng, teacher_variables, start) -> state`, may be traced.
-      begin: `begin(teacher_variables, key, step) -> advance` with everything on the devices,
-        and `advance(state, step, count) -> (state, metrics)` makes `count` steps from
-        `step`; it is called for all steps in order. It donates the state.
+      begin: `begin(teacher_variables, keys, order, step) -> advance` with everything on the
+        devices, and `advance(states, step, count) -> (states, metrics)` makes `count` steps
+        from `step`; it is called for all steps in order. It donates the states, of which
+        there is one a seed, and so with the metrics. Of the teachers' variables there is
+        one for each or one for all, and so of the keys and seeds of the order of the data.
       draw: `draw(state) -> uint8 [h, w, c]`, a picture of what the phase looks at, or None.
     """
 
     init: Callable[[Array, Any, Any], TrainState]
-    begin: Callable[[Any, Array, int], Advance]
+    begin: Callable[[Sequence[Any], Sequence[Array], Sequence[int], int], Advance]
     draw: Callable[[Any], np.ndarray] | None = None
 
 
@@ -148,7 +150,9 @@ def data_free(
             start=start,
         )
 
-    def begin(teacher_variables: Any, key: Array, step: int) -> Advance:
+    def begin(
+        teacher_variables: Sequence[Any], keys: Sequence[Array], order: Sequence[int], step: int
+    ) -> Advance:
         run = adversary.make_step(devices)
 
         def updates_at(step: int) -> dict[str, int]:
@@ -157,7 +161,9 @@ def data_free(
                 "student_steps": schedules.in_parts(chosen.student_steps, step, steps),
             }
 
-        def advance(state: Any, step: int, count: int) -> tuple[TrainState, dict[str, Any]]:
+        def advance_one(
+            state: Any, step: int, count: int, taught_by: Any, key: Array
+        ) -> tuple[Any, dict[str, Any]]:
             total: dict[str, Any] = {}
             end = step + count
             while step < end:
@@ -168,12 +174,23 @@ def data_free(
                     n += 1
                 places = np.broadcast_to(np.arange(batch_size, dtype=np.int32), (n, batch_size))
                 state, metrics = run(
-                    state, teacher_variables, devices.shard(places, axis=1), key,
+                    state, taught_by, devices.shard(places, axis=1), key,
                     **updates,
                 )  # fmt: skip
                 total = {k: total.get(k, 0) + v * (n / count) for k, v in metrics.items()}
                 step += n
             return state, total
+
+        def advance(states: Sequence[Any], step: int, count: int) -> tuple[Any, Any]:
+            results = [
+                advance_one(
+                    state, step, count,
+                    parallel.own(teacher_variables, i), parallel.own(keys, i),
+                )
+                for i, state in enumerate(states)
+            ]  # fmt: skip
+            trained, metrics = zip(*results, strict=True)
+            return trained, metrics
 
         return advance
 

@@ -107,6 +107,11 @@ def loop(body: Callable[..., Any], carry: PyTree, xs: PyTree) -> tuple[PyTree, P
     return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
 
 
+def own(given: Sequence[Any], seed: int) -> Any:
+    """What belongs to one of several seeds, where there is one for each or one for all."""
+    return given[seed if len(given) > 1 else 0]
+
+
 class Devices:
     """The devices that share a batch, and what is done across them."""
 

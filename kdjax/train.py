@@ -139,7 +139,8 @@ def make_train_step(
     ema: float = 0.0,
     teacher_batch_norm: str = "running",
     axis_name: str | None = None,
-) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    several_seeds: bool = False,
+) -> Callable[..., tuple[Any, Any]]:
     """The train step.
 
     Differentiates the objective with respect to the student's and the methods'
@@ -159,6 +160,10 @@ def make_train_step(
         averages, as in evaluation, or by the `batch`, dropout included, as some published
         code does that never switches the teacher to evaluation. Its averages do not move.
       axis_name: the mapped axis over which batches are spread, or None.
+      several_seeds: train several students in one program: `state` and `metrics` are then
+        tuples with one for each, all at the same step; `teacher_variables`, `batch` and
+        `rng` are tuples with one for each or one for all. With one for all of all three,
+        the seeds see the same views and the teacher's forward pass is computed once.
 
     Returns:
       `step(state, teacher_variables, data, batch, rng) -> (state, metrics)`, where
@@ -258,11 +263,26 @@ def make_train_step(
         )
         return state, metrics | {"gradient_norm": optax.tree.norm(grad)}
 
+    def update_all(
+        states: Any, teacher_variables: Any, data: Any, batch: Any, rng: Any
+    ) -> tuple[Any, Any]:
+        # Written out: vmap makes grouped convolutions of the students', which are slow. What
+        # is the same for all seeds XLA computes once, if it can see that it is the same.
+        own = parallel.own
+        together = [dataclasses.replace(state, step=states[0].step) for state in states]
+        results = [
+            update(state, own(teacher_variables, i), data, own(batch, i), own(rng, i))
+            for i, state in enumerate(together)
+        ]
+        states, metrics = zip(*results, strict=True)
+        return states, metrics
+
     def step(
-        state: TrainState, teacher_variables: Any, data: Any, batch: Any, rng: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
+        state: Any, teacher_variables: Any, data: Any, batch: Any, rng: Any
+    ) -> tuple[Any, Any]:
+        change = update_all if several_seeds else update
         state, metrics = parallel.loop(
-            lambda state, one: update(state, teacher_variables, data, one, rng), state, batch
+            lambda state, one: change(state, teacher_variables, data, one, rng), state, batch
         )
         return state, _mean(metrics)
 

@@ -1,5 +1,6 @@
 """The train step: what it computes, on how many devices, and how often it is traced."""
 
+import dataclasses
 import subprocess
 import sys
 import textwrap
@@ -286,3 +287,48 @@ def test_images_too_small_for_a_network_are_a_clear_error():
 def test_losses_and_types_are_public():
     assert kdjax.Outputs is Outputs
     assert set(losses.__all__) >= {"cross_entropy", "kd"}
+
+
+def several(students, *, shared):
+    """A step of linear students of some seeds, each with its own batch and key or all with one."""
+    run = Run(linear(), resnet(), several_seeds=True)
+    states = [
+        run.devices.replicate(
+            dataclasses.replace(
+                run.state,
+                params=linear().init(jax.random.key(seed), jnp.zeros((1, *SHAPE)))["params"],
+            )
+        )
+        for seed in range(students)
+    ]
+    streams = range(1 if shared else students)
+    keys = tuple(run.devices.replicate(jax.random.key(10 + i)) for i in streams)
+    batch = tuple(
+        {"index": run.devices.shard(batches.positions(40, BATCH, i, 0)[None], axis=1)}
+        for i in streams
+    )
+    return run, (tuple(states), (run.teacher_variables,), run.data, batch, keys)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_students_of_several_seeds_are_trained_as_each_alone(shared):
+    run, (states, teachers, data, batch, keys) = several(3, shared=shared)
+    after, metrics = run.step(states, teachers, data, batch, keys)
+    for i, state in enumerate(states):
+        alone = Run(linear(), resnet())
+        expected = alone.step(
+            state, teachers[0], data, parallel.own(batch, i), parallel.own(keys, i)
+        )
+        chex.assert_trees_all_close((after[i], metrics[i]), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_teacher_looks_once_at_views_that_seeds_share():
+    def convolutions(students, shared):
+        run, arguments = several(students, shared=shared)
+        # The students have none.
+        return run.step.lower(*arguments).compile().as_text().count(" convolution(")
+
+    alone = convolutions(1, True)
+    assert alone > 0
+    assert convolutions(3, True) == alone
+    assert convolutions(3, False) == 3 * alone

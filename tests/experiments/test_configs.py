@@ -22,7 +22,7 @@ CASES = [
     (distill, "methods=cross_entropy,scratch=0"),
     (distill, "methods=ft+kd,student=shufflenetv2,data=cifar100,protocol=review"),
     (distill, "methods=ab,joint=1,protocol=survey,data=cifar10"),
-    (compare, "methods=kd/fsp/crd+kd,seeds=2"),
+    (compare, "methods=kd/fsp/crd+kd"),
     (review, "table=3,data=cifar100"),
     (review, "table=2,data=cifar100,student=shufflenetv2"),
     (train, None),

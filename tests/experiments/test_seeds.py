@@ -1,0 +1,183 @@
+"""Several seeds of a phase: which phases there are, and that each is what it is alone."""
+
+import re
+
+import pytest
+from small_run import execute, small_config
+
+from configs import common
+from experiments import phase, run, seeds
+from experiments.report import PhaseLog, read_metrics
+from kdjax import checkpoint
+from kdjax.types import UserError
+
+PHASE = {"seed": 7, "seeds": (), "checkpoint": "", "teachers": (), "start": "", "start_methods": ""}
+
+
+def config_of(**changes):
+    """A teacher, and students by kd of two seeds."""
+    config = small_config()
+    del config.phases["scratch"]
+    config.seeds = (0, 1)
+    config.update(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """Folder and summary of a run with two seeds of its student."""
+    workdir = tmp_path_factory.mktemp("seeds") / "run"
+    summary, printed = execute(config_of(), workdir)
+    return workdir, summary, printed
+
+
+def figures(workdir, name):
+    """The logged figures of a phase that do not depend on the time, without names."""
+    rows = read_metrics(workdir / name / "metrics.jsonl")
+    return [
+        [value for key, value in row.items() if key.startswith(("train/", "test/", "step"))]
+        for row in rows
+    ]
+
+
+def test_what_has_no_seeds_remains_as_it_is():
+    phases = {"teacher": PHASE, "kd": PHASE | {"teachers": ("teacher", "runs/a/b")}}
+    assert seeds.expand(phases) == phases
+
+
+def test_a_seed_takes_what_it_needs_from_its_own_seed():
+    several = PHASE | {"seeds": (3, 5)}
+    phases = {
+        "one": PHASE,
+        "middle": several | {"teachers": ("one",)},
+        "last": several | {"teachers": ("one", "middle"), "start": "middle"},
+    }
+    expanded = seeds.expand(phases)
+    assert list(expanded) == ["one", "middle_seed3", "middle_seed5", "last_seed3", "last_seed5"]
+    assert [phase["seed"] for phase in expanded.values()] == [7, 3, 5, 3, 5]
+    assert expanded["last_seed5"]["teachers"] == ("one", "middle_seed5")
+    assert expanded["last_seed3"]["start"] == "middle_seed3"
+    assert {seeds.base(name) for name in expanded} == set(phases)
+
+
+def test_a_network_from_a_file_is_one_for_all_seeds():
+    several = PHASE | {"seeds": (0, 1)}
+    phases = {"teacher": several | {"checkpoint": "a.pth"}, "kd": several | {"start": "teacher"}}
+    expanded = seeds.expand(phases)
+    assert list(expanded) == ["teacher", "kd_seed0", "kd_seed1"]
+    assert expanded["kd_seed1"]["start"] == "teacher"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(seeds=(1, 1)), "phase 'kd' has seeds 1, 1: they are different whole"),
+        (lambda c: c.update(seeds=(0, -1)), "has seeds 0, -1"),
+        (lambda c: c.update(seeds=(0.5,)), "has seeds 0.5"),
+        (lambda c: c.teacher.update(seeds=(0, 2)), "'kd' of seed 1 needs 'teacher', which has"),
+        (lambda c: (c.update(seeds=()), c.teacher.update(seeds=(0, 2))), "without seeds needs"),
+        (
+            lambda c: setattr(c.phases, "kd_seed3", common.inherit(c.student)),
+            "'kd_seed3' has a name that only seeds have",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(change, message):
+    config = config_of()
+    change(config)
+    with pytest.raises(UserError, match=message):
+        run.resolve(config)
+
+
+def test_seeds_have_folders_of_their_own_and_share_a_row(together):
+    workdir, summary, printed = together
+    assert list(summary["phases"]) == ["teacher", "kd_seed0", "kd_seed1"]
+    for name in summary["phases"]:
+        assert (workdir / name / "result.json").exists()
+    accuracies = [summary["phases"][f"kd_seed{seed}"]["test"]["accuracy"] for seed in (0, 1)]
+    assert accuracies[0] != accuracies[1]
+    row = next(line for line in printed.splitlines() if "kd (2 seeds)" in line)
+    assert f"{sum(accuracies) / 2:.2%} ±" in row
+
+
+def test_a_seed_is_what_it_is_alone(together, tmp_path):
+    config = config_of(seeds=())
+    config.phases.kd.seed = 1
+    execute(config, tmp_path / "run")
+    alone, beside = figures(tmp_path / "run", "kd"), figures(together[0], "kd_seed1")
+    assert len(alone) == len(beside)
+    for one, other in zip(alone, beside, strict=True):
+        # Other programs, so other roundings.
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
+def test_each_seed_may_have_a_teacher_of_its_own(together, tmp_path):
+    config = config_of()
+    config.teacher.seeds = (0, 1)
+    summary, _ = execute(config, tmp_path / "run")
+    assert list(summary["phases"]) == ["teacher_seed0", "teacher_seed1", "kd_seed0", "kd_seed1"]
+    first, second = (figures(tmp_path / "run", f"kd_seed{seed}")[0] for seed in (0, 1))
+    assert first == pytest.approx(figures(together[0], "kd_seed0")[0], rel=1e-3, abs=1e-5)
+    assert second != pytest.approx(figures(together[0], "kd_seed1")[0], rel=1e-3, abs=1e-5)
+
+
+def test_seeds_that_stopped_at_different_steps_go_on_from_a_common_one(together, tmp_path):
+    """As if the process had been killed between two seeds' writing."""
+
+    def kill(self, row):
+        if self._name == "kd_seed0" and row["step"] == 6:
+            raise KeyboardInterrupt
+        write(self, row)
+
+    write = PhaseLog.write
+    workdir = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PhaseLog, "write", kill)
+        with pytest.raises(KeyboardInterrupt):
+            execute(config_of(), workdir)
+    stores = [workdir / f"kd_seed{seed}" / "checkpoints" for seed in (0, 1)]
+    saved = [checkpoint.Checkpoints(folder, read_only=True).steps() for folder in stores]
+    assert saved[0] == saved[1] == [2, 4]
+    ahead = checkpoint.Checkpoints(stores[1])
+    ahead.delete(4)
+    ahead.close()
+    with pytest.MonkeyPatch.context() as patch:
+        begun = []
+        bar = phase.Bar
+        patch.setattr(
+            phase,
+            "Bar",
+            lambda name, **more: begun.append((name, more["start"])) or bar(name, **more),
+        )
+        summary, _ = execute(config_of(), workdir)
+    assert begun == [("kd", 2)]
+    for name in ("kd_seed0", "kd_seed1"):
+        assert figures(workdir, name) == figures(together[0], name)
+        assert summary["phases"][name]["test"] == together[1]["phases"][name]["test"]
+
+
+def test_a_seed_that_diverges_does_not_end_the_others(together, tmp_path):
+    add = phase._Seed.add
+
+    def spoil(self, values, steps):
+        spoilt = self.plan.name == "kd_seed0"
+        add(self, values | {"loss": float("nan")} if spoilt else values, steps)
+
+    workdir = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phase._Seed, "add", spoil)
+        with pytest.raises(UserError, match=re.escape("phase 'kd_seed0': the loss is nan")):
+            execute(config_of(), workdir)
+    assert "kd (2 seeds, 1 diverged)" in (workdir / "table.md").read_text()
+    assert figures(workdir, "kd_seed1")[-1] == pytest.approx(
+        figures(together[0], "kd_seed1")[-1], rel=1e-3, abs=1e-5
+    )
+
+
+def test_shared_views_leave_only_the_beginning_to_the_seed(together, tmp_path):
+    workdir = tmp_path / "run"
+    execute(config_of(share_views=True), workdir)
+    own, shared = (figures(folder, "kd_seed0") for folder in (together[0], workdir))
+    assert shared[-1] == pytest.approx(own[-1], rel=1e-3, abs=1e-5)
+    assert figures(workdir, "kd_seed1") != figures(together[0], "kd_seed1")
+    assert figures(workdir, "kd_seed1") != shared
