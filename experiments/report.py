@@ -29,7 +29,7 @@ class Bar:
 
     def __init__(self, name: str, *, start: int, total: int, console: Console):
         """Shows it at step `start` of `total`."""
-        self.console = console
+        self.name, self.console = name, console
         self._progress = None
         if console.is_terminal:
             columns = (

@@ -140,22 +140,22 @@ def test_an_interrupted_phase_without_data_ends_with_the_same_figures(finished, 
     config = data_free_config(finished / "teacher", generator_steps=(1, 2), eval_every=1)
     whole, _ = execute(config, tmp_path / "whole")
     workdir = tmp_path / "run"
-    advance = phase.PhaseLog.advance
+    advance = phase.Bar.advance
 
     class Killed(BaseException):
         pass
 
     def interrupt(self, step):
-        if self._name == "zero_shot" and step == 3:
+        if self.name == "zero_shot" and step == 3:
             raise Killed
         advance(self, step)
 
-    phase.PhaseLog.advance = interrupt
+    phase.Bar.advance = interrupt
     try:
         with pytest.raises(Killed):
             execute(config, workdir)
     finally:
-        phase.PhaseLog.advance = advance
+        phase.Bar.advance = advance
     again, _ = execute(config, workdir)
     assert again["phases"]["zero_shot"]["test"] == whole["phases"]["zero_shot"]["test"]
     arrays = [
