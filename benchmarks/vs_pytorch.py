@@ -28,7 +28,7 @@ from kdjax.types import UserError
 TEACHER = flags.DEFINE_string("teacher", "wrn_16_2", "A Wide ResNet or ResNet.")
 STUDENT = flags.DEFINE_string("student", "wrn_16_1", "Likewise.")
 _BATCH = flags.DEFINE_integer("batch_size", 128, "Images a step.")
-_STEPS = flags.DEFINE_integer("steps", 10, "Steps a repetition.")
+_STEPS = flags.DEFINE_integer("steps", 10, "Steps timed, after as many that are not.")
 TURNS = flags.DEFINE_integer("turns", 3, "How often each takes its turn; the median counts.")
 _ALLOCATOR = flags.DEFINE_bool("allocator", False, "Give PyTorch kdjax's allocator settings too.")
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Of kdjax: float32 or bfloat16.")
@@ -99,8 +99,8 @@ def _run_opponent(kind: str) -> None:
         optimizer.step()
         return loss
 
-    # A number on the host is what waits for the device.
-    for _ in range(3):
+    # Warm, as `benchmarks.throughput` is; a number on the host is what waits for the device.
+    for _ in range(_STEPS.value):
         step().item()
     start = time.perf_counter()
     for _ in range(_STEPS.value):
