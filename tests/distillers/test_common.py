@@ -76,6 +76,13 @@ def _context(seed=0, b=4):
     )
 
 
+def _normal(context):
+    """Another context of the same shapes, with outputs of variance one."""
+    keys = iter(jax.random.split(jax.random.key(5), 100))
+    normal = lambda tree: jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape), tree)  # noqa: E731
+    return context.replace(student=normal(context.student), teachers=normal(context.teachers))
+
+
 def _abstract(context):
     """The context as `init` sees it."""
     shapes = lambda tree: jax.tree.map(  # noqa: E731
@@ -247,23 +254,20 @@ ZERO_AT_EQUALITY = {"at", "dkd", "fsp", "kd", "nst", "pkt", "rkd", "sfd", "sp"}
 
 @pytest.mark.parametrize("name", sorted(ZERO_AT_EQUALITY))
 def test_equal_networks_are_the_minimum(name):
-    context = _context()
-    context = context.replace(teachers=(context.student,))
-    term, (student, _) = _value_and_gradients(name, context)
+    others = _normal(_context())
+    equal = others.replace(teachers=(others.student,))
+    term, (student, _) = _value_and_gradients(name, equal)
     np.testing.assert_allclose(term.value, np.zeros_like(term.value), atol=2e-6)
     assert optax.tree.norm(student) < 1e-3 * optax.tree.norm(
-        _value_and_gradients(name, _context())[1][0]
+        _value_and_gradients(name, others)[1][0]
     )
 
 
 @every_method
 def test_a_batch_on_four_devices_is_the_batch_on_one(name):
     n = 4
-    context = _context(b=8)
     # Of variance one: rounding moves no unit of an adapter to the other side of its ReLU.
-    keys = iter(jax.random.split(jax.random.key(5), 100))
-    normal = lambda tree: jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape), tree)  # noqa: E731
-    context = context.replace(student=normal(context.student), teachers=normal(context.teachers))
+    context = _normal(_context(b=8))
     distiller, variables = _init(name, context)
 
     def one(student, teachers, labels, index, axis_name):
