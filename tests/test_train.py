@@ -147,7 +147,7 @@ def test_four_devices_give_what_one_gives():
     """
     import os
 
-    flags = "--xla_force_host_platform_device_count=4 --xla_cpu_multi_thread_eigen=false"
+    flags = os.environ["XLA_FLAGS"].replace("device_count=2", "device_count=4")
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
         env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True, check=False,
