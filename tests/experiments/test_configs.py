@@ -1,5 +1,6 @@
 """Every config and variant is read, inherits, and can be planned."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from small_run import execute
 
 from configs import common, compare, distill, function_matching, review, train, zero_shot
 from experiments import run
+from kdjax import train as training
 from kdjax.types import UserError
 
 CASES = [
@@ -28,6 +30,15 @@ CASES = [
     (train, None),
     (train, "resnet20,data=cifar10"),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shapes_known():
+    """Variants have networks in common; each is traced once."""
+    with pytest.MonkeyPatch.context() as patch:
+        known = functools.cache(training.abstract_outputs)
+        patch.setattr(training, "abstract_outputs", known)
+        yield
 
 
 @pytest.mark.parametrize(
