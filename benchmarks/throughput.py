@@ -15,7 +15,8 @@ one JSON object, in which
   gradients by activations and by weights cost as much each);
 - `matmul_flop_per_second` is what all devices together reach in float32 (or bfloat16) products
   of 2048 x 2048 matrices in this process, and `share_of_matmul` how much of that the step
-  reaches: at 1 it would be at the floor that arithmetic sets;
+  reaches: at 1 it would be at the floor that arithmetic sets, but for convolutions that are
+  computed with fewer multiplications than they are defined with;
 - `fewest_bytes` is the least that a step moves if every convolution's output is written and
   read once in the forward pass, the student's read once more and its gradient written and
   read once in the backward pass, and all else stays on the chip.
