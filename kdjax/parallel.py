@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kdjax.types import Array, PyTree, UserError
@@ -44,8 +45,8 @@ def set_up_host() -> None:
         flags += f" --xla_force_host_platform_device_count={cores}"
         if "xla_cpu_multi_thread_eigen" not in flags:
             flags += " --xla_cpu_multi_thread_eigen=false"
-        if "xla_cpu_enable_concurrency_optimized_scheduler" not in flags:
-            flags += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
+        if "xla_cpu_scheduler_type" not in flags:
+            flags += " --xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
         if "xla_cpu_collective_call_terminate" not in flags:
             # By default a machine that sleeps or starves for 40 s ends the process.
             flags += " --xla_cpu_collective_call_terminate_timeout_seconds=3600"
@@ -200,8 +201,17 @@ def places(b: int, axis_name: str | None) -> Array:
 
 
 def pmean(tree: PyTree, axis_name: str | None) -> PyTree:
-    """Mean over the devices."""
-    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+    """Mean over the devices.
+
+    On the CPU the arrays travel as one: virtual devices meet, and wait for one another,
+    once for every array of an all-reduce.
+    """
+    if axis_name is None:
+        return tree
+    if not on_cpu():
+        return jax.lax.pmean(tree, axis_name)
+    flat, unflatten = ravel_pytree(tree)
+    return unflatten(jax.lax.pmean(flat, axis_name))
 
 
 def all_gather(tree: PyTree, axis_name: str | None) -> PyTree:

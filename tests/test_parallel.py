@@ -87,6 +87,20 @@ def test_pmean_is_the_mean_over_devices():
     assert parallel.pmean({"x": 1.0}, None) == {"x": 1.0}
 
 
+def test_a_tree_of_means_is_one_meeting_of_the_devices_on_the_cpu():
+    devices = parallel.Devices(jax.local_devices()[:2])
+    mean = devices.map(lambda tree: parallel.pmean(tree, parallel.AXIS), (0,), None)
+    tree = {
+        "bfloat16": jnp.array([[1.0, 2.0], [2.0, 6.0]], jnp.bfloat16),
+        "matrix": jnp.arange(12.0).reshape(2, 3, 2),
+        "scalar": jnp.array([1.0, 4.0]),
+    }
+    expected = jax.tree.map(lambda x: jnp.mean(x, axis=0), tree)
+    chex.assert_trees_all_equal_shapes_and_dtypes(mean(tree), expected)
+    chex.assert_trees_all_close(mean(tree), expected)
+    assert mean.lower(tree).as_text().count("all_reduce") == 1
+
+
 def test_index_is_the_devices_place():
     devices = parallel.Devices(jax.local_devices()[:2])
     places = devices.map(lambda s: s * 0 + parallel.index(parallel.AXIS), (0,), 0)(np.zeros(2))
@@ -134,6 +148,7 @@ def test_set_up_host_makes_a_single_threaded_device_of_each_core(host, monkeypat
     assert os.environ["XLA_FLAGS"].split() == [
         "--xla_force_host_platform_device_count=3",
         "--xla_cpu_multi_thread_eigen=false",
+        "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
         "--xla_cpu_collective_call_terminate_timeout_seconds=3600",
     ]
     assert len(host) == 3
@@ -151,7 +166,8 @@ def test_set_up_host_leaves_the_environments_settings_alone(host, monkeypatch):
 def test_set_up_host_adds_to_other_flags(host, monkeypatch):
     given = (
         "--xla_dump_to=x --xla_cpu_multi_thread_eigen=true "
-        "--xla_cpu_collective_call_terminate_timeout_seconds=9"
+        "--xla_cpu_collective_call_terminate_timeout_seconds=9 "
+        "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_DEFAULT"
     )
     monkeypatch.setenv("XLA_FLAGS", given)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
