@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kdjax.models.convolution import convolve
 from kdjax.models.layers import Layers, relu, uniform_fan_in, uniform_fan_in_kernel
 from kdjax.types import Array, Context, UserError, Variables
 
@@ -193,7 +194,7 @@ class Regressor(Adapter):
             x = nn.ConvTranspose(c, kernel, padding=sides, **common)(x)
         else:
             sides = [(ratio // 2, ratio // 2)] * 2 if strided else [(0, 0)] * 2
-            x = nn.Conv(c, kernel, padding=sides, **common)(x)
+            x = nn.Conv(c, kernel, padding=sides, conv_general_dilated=convolve, **common)(x)
         x = self.batch_norm(train=True)()(x)
         return relu(x) if self.relu else x
 

@@ -1,4 +1,4 @@
-"""3x3 convolutions, arranged so that XLA's CPU backend computes them fast."""
+"""Convolutions, arranged so that XLA's CPU backend computes them fast."""
 
 import contextlib
 import contextvars
@@ -46,6 +46,7 @@ _OF_PRODUCTS = (
     (0, 1, -1, 0.125, -8, 1),
 )
 _NHWC = ("NHWC", "HWIO", "NHWC")
+_NONE_AROUND = [(0, 0), (0, 0)]
 _ONE_AROUND = [(1, 1), (1, 1)]
 
 
@@ -76,7 +77,9 @@ def convolve(
 ) -> Array:
     """`lax.conv_general_dilated` for [b, h, w, c], by other ways where they are faster.
 
-    On the CPU a 3x3 convolution with stride 1 and padding 1 is computed
+    On the CPU a 1x1 convolution without padding is computed as a matrix product of pixels:
+    its gradient by the kernel takes half to a fifth of the time. A 3x3 convolution with
+    stride 1 and padding 1 is computed
 
     - four rows at a time, with half the multiplications, by Winograd's F(4, 3) along the
       columns of pixels (Lavin & Gray 2016, "Fast algorithms for convolutional neural
@@ -86,19 +89,23 @@ def convolve(
       a third more arithmetic in twice the channels, for which the backend has fast code.
 
     Results differ in rounding: by up to twice as much from the exact sum as the backend's own
-    convolution. Only reverse-mode differentiation is defined for these.
+    convolution. Of 3x3 convolutions, only reverse-mode differentiation is defined.
     """
-    fast = (
+    if (
         _fast.get()
         and parallel.on_cpu()
-        and kernel.shape[:2] == (3, 3)
-        and tuple(window_strides) == (1, 1)
-        and padding == _ONE_AROUND
         and all(d in (None, 1) for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
         and feature_group_count == 1
-    )
-    if fast and (_by_rows(images, kernel) or _by_pairs(images, kernel)):
-        return _convolved(images, kernel)
+    ):
+        if kernel.shape[:2] == (1, 1) and padding == _NONE_AROUND:
+            return _of_pixels(images[:, :: window_strides[0], :: window_strides[1]], kernel)
+        if (
+            kernel.shape[:2] == (3, 3)
+            and tuple(window_strides) == (1, 1)
+            and padding == _ONE_AROUND
+            and (_by_rows(images, kernel) or _by_pairs(images, kernel))
+        ):
+            return _convolved(images, kernel)
     return lax.conv_general_dilated(
         images,
         kernel,
@@ -110,6 +117,12 @@ def convolve(
         feature_group_count=feature_group_count,
         **kwargs,
     )
+
+
+def _of_pixels(images: Array, kernel: Array) -> Array:
+    """A 1x1 convolution. A product with [b, h, w, c] itself would be a convolution again."""
+    *shape, c = images.shape
+    return (images.reshape(-1, c) @ kernel[0, 0]).reshape(*shape, -1)
 
 
 def _by_rows(images: Array, kernel: Array) -> bool:

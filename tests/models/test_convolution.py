@@ -1,5 +1,7 @@
 """Convolutions that are computed in other ways are convolutions."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -117,6 +119,27 @@ def test_others_are_left_alone(shape, c, d, stride):
     chex.assert_trees_all_close(
         of(images, kernel, stride), reference(images, kernel, stride), rtol=1e-5, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_single_pixels_equal_the_convolution_and_its_gradients(stride):
+    images, kernel, _ = arrays((2, 5, 4), 3, 7)
+    pixel = kernel[:1, :1]
+
+    def plain(images, kernel, convolution=lax.conv_general_dilated, around=0):
+        strides, sides = (stride, stride), [(around, around)] * 2
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return convolution(images, kernel, strides, sides, dimension_numbers=numbers)
+
+    ours = jax.jit(lambda images, kernel: plain(images, kernel, convolve))
+    assert kernels(ours, images, pixel) == []
+    result, back = jax.vjp(ours, images, pixel)
+    expected, expected_back = jax.vjp(plain, images, pixel)
+    chex.assert_trees_all_close(result, expected, rtol=1e-5, atol=1e-5)
+    grad = jax.random.normal(jax.random.key(1), result.shape)
+    chex.assert_trees_all_close(back(grad), expected_back(grad), rtol=1e-5, atol=1e-5)
+    padded = functools.partial(plain, convolution=convolve, around=1)
+    assert kernels(padded, images, pixel) == [pixel.shape]
 
 
 def test_as_defined_counts_nothing_extra():
