@@ -35,8 +35,8 @@ def set_up_host() -> None:
     convolutions as one device with all threads; for a device of one thread, an order of
     operations that lets many of them run at once only takes memory out of the cache (up to a
     third of the time and half of the temporary memory). Keeping freed memory spares XLA's
-    temporary buffers 50,000 page faults a step (about a quarter of the time); it is
-    given back only when the process ends. Settings that the environment makes already
+    temporary buffers, up to 64 MB a device, their page faults in every step; it is given back
+    only when the process ends. Settings that the environment makes already
     (`XLA_FLAGS`, `MALLOC_*`) are left alone.
     """
     flags = os.environ.get("XLA_FLAGS", "")
@@ -201,7 +201,7 @@ def places(b: int, axis_name: str | None) -> Array:
 
 
 def pmean(tree: PyTree, axis_name: str | None) -> PyTree:
-    """Mean over the devices.
+    """Mean over the devices of a tree of floats.
 
     On the CPU the arrays travel as one: virtual devices meet, and wait for one another,
     once for every array of an all-reduce.
