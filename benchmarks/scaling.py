@@ -12,7 +12,7 @@ import sys
 
 from absl import flags
 
-from benchmarks import vs_pytorch
+from benchmarks import turns
 from experiments import cli
 from kdjax.types import UserError
 
@@ -49,7 +49,7 @@ def main() -> None:
     results = {}
     for name, arguments in lines:
         command = ["benchmarks.throughput", f"--steps={_STEPS.value}", *arguments]
-        result = results[name] = json.loads(vs_pytorch.measure(command))
+        result = results[name] = json.loads(turns.last_line(command))
         cells = (
             f"{result['images_per_second']:.0f}",
             f"{result['share_of_matmul']:.2f}",

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from benchmarks import turns
 from experiments import cli
 
 _TEACHER = flags.DEFINE_string("teacher", "wrn_16_2", "Model, or empty for none.")
@@ -137,16 +138,16 @@ def main() -> None:
     speeds = []
     # The first repetition is not counted: until the process has all the memory that it needs,
     # and that takes a dozen steps, pages of it are handed out while it computes.
-    for repetition in range(_REPEATS.value + 1):
+    for counts in turns.repetitions(_REPEATS.value):
         start = time.perf_counter()
         for call in range(calls):
             states, metrics = step(states, variables, data, batch(call), keys)
             parallel.settle(metrics)
         jax.block_until_ready(metrics)
         images = calls * per_call * b * len(seeds)
-        if repetition:
+        if counts:
             speeds.append(images / (time.perf_counter() - start))
-            print(f"{speeds[-1]:,.1f} images/s")
+            print(f"{speeds[-1]:,.1f} images/s", flush=True)
     speed = statistics.median(speeds)
     shape_of = dict(resolution=size, num_classes=k, in_channels=3)
     trained = models.describe(_STUDENT.value, **shape_of)

@@ -13,23 +13,19 @@ The last line is one JSON object.
 """
 
 import json
-import os
-import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
 
 from absl import flags
 
+from benchmarks import turns
 from experiments import cli
 from kdjax.types import UserError
 
 TEACHER = flags.DEFINE_string("teacher", "wrn_16_2", "A Wide ResNet or ResNet.")
 STUDENT = flags.DEFINE_string("student", "wrn_16_1", "Likewise.")
 _BATCH = flags.DEFINE_integer("batch_size", 128, "Images a step.")
-_STEPS = flags.DEFINE_integer("steps", 10, "Steps timed, after as many that are not.")
-TURNS = flags.DEFINE_integer("turns", 3, "How often each takes its turn; the median counts.")
+_STEPS = flags.DEFINE_integer("steps", 5, "Steps a turn.")
 _ALLOCATOR = flags.DEFINE_bool("allocator", False, "Give PyTorch kdjax's allocator settings too.")
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Of kdjax: float32 or bfloat16.")
 CHOSEN = flags.DEFINE_list("opponents", ["eager", "channels_last"], "Who takes turns with kdjax.")
@@ -99,31 +95,14 @@ def _run_opponent(kind: str) -> None:
         optimizer.step()
         return loss
 
-    # Warm, as `benchmarks.throughput` is; a number on the host is what waits for the device.
-    for _ in range(_STEPS.value):
-        step().item()
-    start = time.perf_counter()
-    for _ in range(_STEPS.value):
-        loss = step()
-    loss.item()
-    print(_STEPS.value * b / (time.perf_counter() - start))
-
-
-def measure(command: list[str], environment: Mapping[str, str] | None = None) -> str:
-    """The last line that a benchmark prints in a process of its own.
-
-    Raises:
-      UserError: if it fails.
-    """
-    # The child decides about its host itself, as a user's run would.
-    environment = os.environ | {"XLA_FLAGS": ""} | dict(environment or {})
-    done = subprocess.run(
-        [sys.executable, "-m", *command], env=environment,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise UserError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1]}")
-    return done.stdout.strip().splitlines()[-1]
+    for counts in turns.repetitions(1):
+        start = time.perf_counter()
+        for _ in range(_STEPS.value):
+            loss = step()
+        loss.item()  # A number on the host is what waits for the device.
+        if counts:
+            speed = _STEPS.value * b / (time.perf_counter() - start)
+            print(f"{speed:,.1f} images/s", flush=True)
 
 
 def main() -> None:
@@ -135,22 +114,16 @@ def main() -> None:
         if kind not in _OPPONENTS:
             raise UserError(f"unknown opponent {kind!r}: choose from {', '.join(_OPPONENTS)}")
     same = [f"--{flag.name}={flag.value}" for flag in SAME]
-    speeds: dict[str, list[float]] = {name: [] for name in ("kdjax", *CHOSEN.value)}
-    for _ in range(TURNS.value):
-        line = measure(["benchmarks.throughput", *same, f"--dtype={_DTYPE.value}", "--repeats=1"])
-        speeds["kdjax"].append(json.loads(line)["images_per_second"])
-        for kind in CHOSEN.value:
-            line = measure(
-                ["benchmarks.vs_pytorch", *same, f"--opponent={kind}"],
-                _MALLOC if _ALLOCATOR.value else {},
-            )
-            speeds[kind].append(float(line))
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
-    for name, values in speeds.items():
-        turns = ", ".join(f"{value:,.0f}" for value in values)
-        print(f"{name:<14} {medians[name]:>8,.0f} images/s   ({turns})")
-    ratios = {f"kdjax_over_{kind}": medians["kdjax"] / medians[kind] for kind in CHOSEN.value}
-    print(json.dumps({"images_per_second": medians, **ratios, "allocator": _ALLOCATOR.value}))
+    commands = {"kdjax": ["benchmarks.throughput", *same, f"--dtype={_DTYPE.value}"]}
+    commands |= {k: ["benchmarks.vs_pytorch", *same, f"--opponent={k}"] for k in CHOSEN.value}
+    opponents = _MALLOC if _ALLOCATOR.value else {}
+    # On a GPU they share its memory.
+    kdjax = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    environments = {"kdjax": kdjax} | dict.fromkeys(CHOSEN.value, opponents)
+    numbers, last = turns.take(commands, environments)
+    ratios = turns.report(numbers, "images/s")
+    measured = {"images_per_second": numbers, **ratios, "allocator": _ALLOCATOR.value}
+    print(json.dumps(measured | {"kdjax": json.loads(last["kdjax"])}))
 
 
 if __name__ == "__main__":

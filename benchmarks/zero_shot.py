@@ -10,21 +10,19 @@ Needs the extra `torch`; `--opponents=` measures kdjax alone. The last line is o
 """
 
 import json
-import os
-import statistics
 import sys
 import time
 
 from absl import flags
 
-from benchmarks import vs_pytorch
+from benchmarks import turns, vs_pytorch
 from experiments import cli
 from kdjax.types import UserError
 
 _BATCH = flags.DEFINE_integer("latents", 128, "Latents a pseudo-batch.")
 _SIZE = flags.DEFINE_integer("image_size", 32, "Side of the images, a multiple of 4.")
 _STUDENT_STEPS = flags.DEFINE_integer("student_steps", 10, "n_S.")
-_REPETITIONS = flags.DEFINE_integer("pseudo_batches", 5, "A turn.")
+_REPETITIONS = flags.DEFINE_integer("pseudo_batches", 1, "A turn.")
 _WHO = flags.DEFINE_string("who", "", "For the script's own use.")
 
 _OPPONENTS = ("eager", "channels_last")
@@ -41,7 +39,8 @@ def _run_kdjax() -> None:
     what = dict(num_classes=10, in_channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
     student = networks.create(vs_pytorch.STUDENT.value, **what, axis_name=parallel.AXIS)
     teacher = networks.create(vs_pytorch.TEACHER.value, **what)
-    steps = _REPETITIONS.value + 2
+    # Of the schedule: more than a comparison makes.
+    steps = 100_000
     kind = work.data_free(
         work.Settings(student_steps=(_STUDENT_STEPS.value,)), student=student, teachers=[teacher],
         distiller=distillers.weighted_sum(at=(250.0, distillers.create("at"))),
@@ -59,14 +58,15 @@ def _run_kdjax() -> None:
     key = devices.replicate(jax.random.key(2))
     advance = kind.begin([(devices.replicate(variables),)], [key], [0], 0)
     states = (devices.replicate(jax.device_get(state)),)
-    start = time.perf_counter()
-    for step in range(steps):
-        if step == 2:
-            print(f"compiled in {time.perf_counter() - start:.1f} s", file=sys.stderr)
-            start = time.perf_counter()
-        states, metrics = advance(states, step, 1)
-        jax.block_until_ready((states, metrics))
-    print(_REPETITIONS.value / (time.perf_counter() - start))
+    step = 0
+    for counts in turns.repetitions(1):
+        start = time.perf_counter()
+        for _ in range(_REPETITIONS.value):
+            states, metrics = advance(states, step, 1)
+            jax.block_until_ready((states, metrics))
+            step += 1
+        if counts:
+            print(_REPETITIONS.value / (time.perf_counter() - start), flush=True)
 
 
 def _run_opponent(kind: str) -> None:
@@ -136,12 +136,12 @@ def _run_opponent(kind: str) -> None:
             at = sum((attention(a) - attention(b)).pow(2).mean() for a, b in pairs)
             update(kl(s, t) + 250 * at, student_adam, student)
 
-    for _ in range(2):
-        pseudo_batch()
-    start = time.perf_counter()
-    for _ in range(_REPETITIONS.value):
-        pseudo_batch()
-    print(_REPETITIONS.value / (time.perf_counter() - start))
+    for counts in turns.repetitions(1):
+        start = time.perf_counter()
+        for _ in range(_REPETITIONS.value):
+            pseudo_batch()
+        if counts:
+            print(_REPETITIONS.value / (time.perf_counter() - start), flush=True)
 
 
 def main() -> None:
@@ -157,18 +157,11 @@ def main() -> None:
             raise UserError(f"unknown opponent {kind!r}: choose from {', '.join(_OPPONENTS)}")
     own = (_BATCH, _SIZE, _STUDENT_STEPS, _REPETITIONS, vs_pytorch.TEACHER, vs_pytorch.STUDENT)
     same = [f"--{flag.name}={flag.value}" for flag in own]
-    speeds: dict[str, list[float]] = {name: [] for name in ("kdjax", *vs_pytorch.CHOSEN.value)}
-    for _ in range(vs_pytorch.TURNS.value):
-        for who, values in speeds.items():
-            line = vs_pytorch.measure(["benchmarks.zero_shot", *same, f"--who={who}"])
-            values.append(float(line))
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
-    for name, values in speeds.items():
-        turns = ", ".join(f"{value:.3f}" for value in values)
-        print(f"{name:<14} {medians[name]:.3f} pseudo-batches/s   ({turns})")
-    ratios = {f"kdjax_over_{k}": medians["kdjax"] / medians[k] for k in vs_pytorch.CHOSEN.value}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(json.dumps({"pseudo_batches_per_second": medians, **ratios, "cores": cores}))
+    everyone = ("kdjax", *vs_pytorch.CHOSEN.value)
+    commands = {who: ["benchmarks.zero_shot", *same, f"--who={who}"] for who in everyone}
+    numbers, _ = turns.take(commands)
+    ratios = turns.report(numbers, "pseudo-batches/s", digits=3)
+    print(json.dumps({"pseudo_batches_per_second": numbers, **ratios}))
 
 
 if __name__ == "__main__":
