@@ -56,7 +56,7 @@ def _run_kdjax() -> None:
     )
     state = jax.jit(kind.init)(jax.random.key(0), (variables,), None)
     key = devices.replicate(jax.random.key(2))
-    advance = kind.begin([(devices.replicate(variables),)], [key], [0], 0)
+    advance = kind.begin([(devices.replicate(variables),)], [], [key], [0], 0)
     states = (devices.replicate(jax.device_get(state)),)
     step = 0
     for counts in turns.repetitions(1):

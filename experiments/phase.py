@@ -22,7 +22,7 @@ from experiments.cli import Interrupted
 from experiments.networks import Trained
 from experiments.profile import Profiler
 from experiments.report import Bar, PhaseLog
-from experiments.work import Advance, Work
+from experiments.work import Advance, Said, Work
 from kdjax import checkpoint, distillers, metrics, optimizers, parallel, schedules, train
 from kdjax.data import batches, sources, views
 from kdjax.types import Distiller, Network, TrainState, UserError, Variables
@@ -382,6 +382,7 @@ def _on_data(
 
     def begin(
         teacher_variables: Sequence[Any],
+        said: Sequence[Said],
         keys: Sequence[jax.Array],
         order: Sequence[int],
         step: int,
@@ -403,6 +404,9 @@ def _on_data(
             donate_argnums=0,
         )
         resident = data.resident("train", devices)
+        if teachers and _asks_again(config, data, steps):
+            known = tuple(own("train") for own in said)
+            resident = resident | {"teacher_logits": devices.replicate(known)}
         streams = [
             batches.stream(
                 data.train, batch_size=config.batch_size, seed=seed,
@@ -424,6 +428,19 @@ def _on_data(
         return advance
 
     return Work(init, begin)
+
+
+def _asks_again(config: ConfigDict, data: Data, steps: int) -> bool:
+    """Whether a phase shows its teachers the same pixels more than once.
+
+    It depends on nothing but the phase, so that one that is resumed computes the same.
+    """
+    return (
+        config.augment.teacher_view == "fixed"
+        and config.teacher_batch_norm == "running"
+        and not isinstance(data.train.images, sources.Lazy)
+        and steps * config.batch_size > len(data.train)
+    )
 
 
 class Evaluator:
@@ -503,12 +520,14 @@ class TeacherLogits:
 
     def __call__(self, split: str) -> np.ndarray | None:
         """float32 [n, k], or None without teachers."""
-        if not self._teachers:
-            return None
+        return ensemble(list(self.each(split))) if self._teachers else None
+
+    def each(self, split: str) -> tuple[np.ndarray, ...]:
+        """Every teacher's, in their order."""
         for name, teacher in self._teachers.items():
             if (name, split) not in self._known:
                 self._known[name, split] = self._evaluators[name].logits(teacher.variables, split)
-        return ensemble([self._known[name, split] for name in self._teachers])
+        return tuple(self._known[name, split] for name in self._teachers)
 
 
 class _Clock:
@@ -751,9 +770,10 @@ def _train(
         order = [first.config.seeds[0]]
     keys = [devices.replicate(jax.random.fold_in(running[0].key(seed), 1)) for seed in order]
     taught_by = [tuple(teacher.variables for teacher in seed.teachers) for seed in running]
+    said = [seed.teacher_logits.each for seed in running]
     if all(seed.plan.teachers == first.teachers for seed in running):
-        taught_by = taught_by[:1]
-    advance = first.work.begin(taught_by, keys, order, step)
+        taught_by, said = taught_by[:1], said[:1]
+    advance = first.work.begin(taught_by, said, keys, order, step)
     profiler = Profiler(config.profile, running[0].folder)
     pending: list[tuple[int, Any]] = []
     saved_at = time.perf_counter()

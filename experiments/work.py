@@ -15,6 +15,7 @@ from kdjax.types import Array, Distiller, Network, TrainState, UserError
 _PICTURES = 10
 
 Advance = Callable[[Sequence[Any], int, int], tuple[Any, Any]]
+Said = Callable[[str], tuple[np.ndarray, ...]]
 
 
 class Work(NamedTuple):
@@ -22,16 +23,17 @@ class Work(NamedTuple):
 
     Attributes:
       init: `init(rng, teacher_variables, start) -> state`, may be traced.
-      begin: `begin(teacher_variables, keys, order, step) -> advance` with everything on the
-        devices, and `advance(states, step, count) -> (states, metrics)` makes `count` steps
+      begin: `begin(teacher_variables, said, keys, order, step) -> advance` with everything on
+        the devices, and `advance(states, step, count) -> (states, metrics)` makes `count` steps
         from `step`; it is called for all steps in order. It donates the states, of which
         there is one a seed, and so with the metrics. Of the teachers' variables there is
-        one for each or one for all, and so of the keys and seeds of the order of the data.
+        one for each or one for all, and so of the keys and seeds of the order of the data,
+        and of `said(split)`, the teachers' logits on a split, each [n, k].
       draw: `draw(state) -> uint8 [h, w, c]`, a picture of what the phase looks at, or None.
     """
 
     init: Callable[[Array, Any, Any], TrainState]
-    begin: Callable[[Sequence[Any], Sequence[Array], Sequence[int], int], Advance]
+    begin: Callable[[Sequence[Any], Sequence[Said], Sequence[Array], Sequence[int], int], Advance]
     draw: Callable[[Any], np.ndarray] | None = None
 
 
@@ -151,7 +153,11 @@ def data_free(
         )
 
     def begin(
-        teacher_variables: Sequence[Any], keys: Sequence[Array], order: Sequence[int], step: int
+        teacher_variables: Sequence[Any],
+        said: Sequence[Said],
+        keys: Sequence[Array],
+        order: Sequence[int],
+        step: int,
     ) -> Advance:
         run = adversary.make_step(devices)
 

@@ -169,7 +169,10 @@ def make_train_step(
       `step(state, teacher_variables, data, batch, rng) -> (state, metrics)`, where
       `data` and `batch` are what `kdjax.data.batches` gives, `batch` with a leading
       axis of steps made in this one call, `rng` is the run's key, and `metrics` are
-      the means over those steps.
+      the means over those steps. `data` may also hold `teacher_logits`, for each
+      teacher float32 [n, k] for the n training images (with several seeds a tuple of
+      those, one for each or one for all): they stand for what the teachers would say, and
+      what nothing else needs of the teachers' forward passes is not computed.
     """
 
     def teach(teacher: Network, variables: Variables, images: Array, rng: Array) -> Outputs:
@@ -178,9 +181,10 @@ def make_train_step(
         return teacher.evaluate(variables, images)
 
     def gradients(
-        state: TrainState, teacher_variables: Any, train_labels: Any, rng: Array, part: Any
+        state: TrainState, teacher_variables: Any, data: Any, rng: Array, part: Any
     ) -> tuple[PyTree, TrainState, dict[str, Array]]:
         seen, index = part
+        known = data.get("teacher_logits", [None] * len(teachers))
 
         def objective(trained: tuple[PyTree, PyTree]) -> tuple[Array, Any]:
             params, method_params = trained
@@ -191,15 +195,17 @@ def make_train_step(
             context = Context(
                 student=outputs,
                 teachers=tuple(
-                    jax.lax.stop_gradient(teach(teacher, v, seen.teacher, dropout_key))
-                    for teacher, v in zip(teachers, teacher_variables, strict=True)
+                    jax.lax.stop_gradient(
+                        _told(teach(teacher, v, seen.teacher, dropout_key), logits, index)
+                    )
+                    for teacher, v, logits in zip(teachers, teacher_variables, known, strict=True)
                 ),
                 labels=seen.labels,
                 index=index,
                 step=state.step,
                 rng=rng,
                 teacher_variables=teacher_variables,
-                train_labels=train_labels,
+                train_labels=data["labels"],
                 axis_name=axis_name,
             )
             method_variables = {"params": method_params, "state": state.method_state}
@@ -222,18 +228,15 @@ def make_train_step(
         view_key, method_key = jax.random.split(rng)
         images, labels = batches.gather(data, batch)
         parts = (views(view_key, images, labels, axis_name), batch["index"])
-        train_labels = data["labels"]
         if accumulate == 1:
-            grad, state, metrics = gradients(
-                state, teacher_variables, train_labels, method_key, parts
-            )
+            grad, state, metrics = gradients(state, teacher_variables, data, method_key, parts)
         else:
 
             def add(carry: Any, xs: Any) -> tuple[Any, dict[str, Array]]:
                 total, state = carry
                 i, part = xs
                 key = jax.random.fold_in(method_key, i)
-                grad, state, metrics = gradients(state, teacher_variables, train_labels, key, part)
+                grad, state, metrics = gradients(state, teacher_variables, data, key, part)
                 return (jax.tree.map(jnp.add, total, grad), state), metrics
 
             cut = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), parts)
@@ -270,8 +273,14 @@ def make_train_step(
         # is the same for all seeds XLA computes once, if it can see that it is the same.
         own = parallel.own
         together = [dataclasses.replace(state, step=states[0].step) for state in states]
+
+        def told(seed: int) -> Any:
+            if "teacher_logits" not in data:
+                return data
+            return data | {"teacher_logits": own(data["teacher_logits"], seed)}
+
         results = [
-            update(state, own(teacher_variables, i), data, own(batch, i), own(rng, i))
+            update(state, own(teacher_variables, i), told(i), own(batch, i), own(rng, i))
             for i, state in enumerate(together)
         ]
         states, metrics = zip(*results, strict=True)
@@ -301,6 +310,13 @@ def make_eval_step(network: Network, image_size: int) -> Callable[..., Array]:
         return network.evaluate(variables, views.evaluation_view(images, image_size)).logits
 
     return step
+
+
+def _told(outputs: Outputs, known: Array | None, index: Array) -> Outputs:
+    """A teacher's outputs, with the logits that are known of the examples in place of its own."""
+    if known is None:
+        return outputs
+    return outputs._replace(logits=jnp.take(known, index, axis=0))
 
 
 def _mean(metrics: PyTree) -> PyTree:

@@ -332,3 +332,34 @@ def test_the_teacher_looks_once_at_views_that_seeds_share():
     assert alone > 0
     assert convolutions(3, True) == alone
     assert convolutions(3, False) == 3 * alone
+
+
+def test_known_logits_stand_for_the_teachers():
+    run = Run(linear(), resnet(), terms={"kd": (1.0, distillers.kd())})
+    logits = np.random.default_rng(5).normal(size=(40, CLASSES)).astype(np.float32)
+    run.data |= {"teacher_logits": run.devices.replicate((logits,))}
+    _, (metrics,) = run(1)
+    index = batches.positions(40, BATCH, 0, 0)
+    student = linear().evaluate(
+        {"params": run.state.params}, run.split.images[index].astype(np.float32) / 255
+    )
+    np.testing.assert_allclose(
+        metrics["loss"], losses.kd(student.logits, logits[index]).mean(), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "student", "needed"), [("kd", linear(), False), ("sp", resnet(), True)]
+)
+def test_a_teacher_whose_logits_are_known_is_run_for_its_features_alone(method, student, needed):
+    def convolutions(known):
+        run = Run(student, resnet(), terms={method: (1.0, distillers.create(method))})
+        if known:
+            logits = np.zeros((40, CLASSES), np.float32)
+            run.data |= {"teacher_logits": run.devices.replicate((logits,))}
+        batch = {"index": run.devices.shard(np.arange(BATCH)[None], axis=1)}
+        arguments = (run.state, run.teacher_variables, run.data, batch, run.key)
+        return run.step.lower(*arguments).compile().as_text().count(" convolution(")
+
+    asked, known = convolutions(False), convolutions(True)
+    assert (known == asked) if needed else (known == 0 < asked)

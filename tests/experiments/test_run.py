@@ -22,7 +22,7 @@ from small_run import execute, small_config
 from configs import common
 from experiments import networks, phase, report, run
 from experiments.report import read_metrics
-from kdjax import checkpoint
+from kdjax import checkpoint, train
 from kdjax.types import UserError
 
 METRICS = {"accuracy", "top5", "nll", "ece"}
@@ -242,6 +242,34 @@ def test_a_phase_goes_on_where_an_earlier_one_ended(tmp_path):
     execute(config, tmp_path / "run")
     ended, started = (networks.load(str(tmp_path / "run" / name)) for name in ("scratch", "kd"))
     chex.assert_trees_all_equal(ended.variables["params"], started.variables["params"])
+
+
+def test_a_teacher_with_a_fixed_view_is_asked_once(tmp_path, monkeypatch):
+    config = small_config()
+    config.data.train_examples = 64
+    config.train.augment.teacher_view = "fixed"
+    known = []
+    make_train_step = train.make_train_step
+
+    def watched(**given):
+        step = make_train_step(**given)
+
+        def watching(states, teacher_variables, data, batch, rng):
+            known.append("teacher_logits" in data)
+            return step(states, teacher_variables, data, batch, rng)
+
+        return watching
+
+    monkeypatch.setattr(train, "make_train_step", watched)
+    remembered, _ = execute(config, tmp_path / "once")
+    # The teacher itself has none; it is the first.
+    assert not known[0]
+    assert all(known[1:])
+    monkeypatch.setattr(phase, "_asks_again", lambda *given: False)
+    every_time, _ = execute(config, tmp_path / "again")
+    chex.assert_trees_all_close(
+        *(one["phases"]["kd"]["test"] for one in (remembered, every_time)), rtol=1e-3
+    )
 
 
 def test_a_start_of_another_network_is_refused(tmp_path):
