@@ -274,13 +274,13 @@ def make_train_step(
         own = parallel.own
         together = [dataclasses.replace(state, step=states[0].step) for state in states]
 
-        def told(seed: int) -> Any:
+        def data_of(seed: int) -> Any:
             if "teacher_logits" not in data:
                 return data
             return data | {"teacher_logits": own(data["teacher_logits"], seed)}
 
         results = [
-            update(state, own(teacher_variables, i), told(i), own(batch, i), own(rng, i))
+            update(state, own(teacher_variables, i), data_of(i), own(batch, i), own(rng, i))
             for i, state in enumerate(together)
         ]
         states, metrics = zip(*results, strict=True)
