@@ -137,7 +137,7 @@ def main() -> None:
     memory = step.memory_analysis()
     speeds = []
     # The first repetition is not counted: until the process has all the memory that it needs,
-    # and that takes a dozen steps, pages of it are handed out while it computes.
+    # and that takes dozens of steps, pages of it are handed out while it computes.
     for counts in turns.repetitions(_REPEATS.value):
         start = time.perf_counter()
         for call in range(calls):

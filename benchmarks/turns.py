@@ -24,6 +24,8 @@ _SERVE = flags.DEFINE_bool("serve", False, "For the benchmarks' own use: measure
 
 # Between turns, so that threads that spin while they wait have gone to sleep.
 _PAUSE = 0.2  # seconds
+# They share a GPU's memory, which by default the first takes for itself.
+_TOGETHER = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def repetitions(count: int) -> Iterator[bool]:
@@ -73,7 +75,8 @@ def take(
     numbers: dict[str, list[float]] = {name: [] for name in commands}
     try:
         for name, command in commands.items():
-            processes[name] = _Process([*command, "--serve"], (environments or {}).get(name))
+            given = {**_TOGETHER, **(environments or {}).get(name, {})}
+            processes[name] = _Process([*command, "--serve"], given)
             for _ in range(_WARM.value):
                 processes[name].turn()
         for _ in range(_TURNS.value):

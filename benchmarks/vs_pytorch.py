@@ -116,11 +116,8 @@ def main() -> None:
     same = [f"--{flag.name}={flag.value}" for flag in SAME]
     commands = {"kdjax": ["benchmarks.throughput", *same, f"--dtype={_DTYPE.value}"]}
     commands |= {k: ["benchmarks.vs_pytorch", *same, f"--opponent={k}"] for k in CHOSEN.value}
-    opponents = _MALLOC if _ALLOCATOR.value else {}
-    # On a GPU they share its memory.
-    kdjax = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    environments = {"kdjax": kdjax} | dict.fromkeys(CHOSEN.value, opponents)
-    numbers, last = turns.take(commands, environments)
+    settings = _MALLOC if _ALLOCATOR.value else {}
+    numbers, last = turns.take(commands, dict.fromkeys(CHOSEN.value, settings))
     ratios = turns.report(numbers, "images/s")
     measured = {"images_per_second": numbers, **ratios, "allocator": _ALLOCATOR.value}
     print(json.dumps(measured | {"kdjax": json.loads(last["kdjax"])}))
