@@ -47,6 +47,9 @@ def set_up_host() -> None:
             flags += " --xla_cpu_multi_thread_eigen=false"
         if "xla_cpu_scheduler_type" not in flags:
             flags += " --xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+        if "xla_backend_extra_options" not in flags:
+            # Unrolled, a loop over 16 or 32 channels is no longer computed as vectors.
+            flags += " --xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
         if "xla_cpu_collective_call_terminate" not in flags:
             # By default a machine that sleeps or starves for 40 s ends the process.
             flags += " --xla_cpu_collective_call_terminate_timeout_seconds=3600"

@@ -149,6 +149,7 @@ def test_set_up_host_makes_a_single_threaded_device_of_each_core(host, monkeypat
         "--xla_force_host_platform_device_count=3",
         "--xla_cpu_multi_thread_eigen=false",
         "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+        "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling",
         "--xla_cpu_collective_call_terminate_timeout_seconds=3600",
     ]
     assert len(host) == 3
@@ -167,7 +168,8 @@ def test_set_up_host_adds_to_other_flags(host, monkeypatch):
     given = (
         "--xla_dump_to=x --xla_cpu_multi_thread_eigen=true "
         "--xla_cpu_collective_call_terminate_timeout_seconds=9 "
-        "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_DEFAULT"
+        "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_DEFAULT "
+        "--xla_backend_extra_options=xla_cpu_optimize_for_size"
     )
     monkeypatch.setenv("XLA_FLAGS", given)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
