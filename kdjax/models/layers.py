@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kdjax.models.batch_norm import BatchNorm
 from kdjax.models.convolution import convolve
 from kdjax.types import Array, UserError
 
@@ -62,16 +63,14 @@ class Layers(nn.Module):
         raise NotImplementedError
 
     def batch_norm(self, train: bool) -> Callable[..., Any]:
-        """`nn.BatchNorm` as PyTorch configures it (its momentum 0.1 is Flax's 0.9).
+        """`BatchNorm` as PyTorch configures it (its momentum 0.1 is Flax's 0.9).
 
         One difference remains: PyTorch keeps the unbiased batch variance in its
         running average, Flax the biased one.
         """
         return functools.partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
             dtype=self.dtype,
             axis_name=self.axis_name,
         )

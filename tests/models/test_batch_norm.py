@@ -1,0 +1,94 @@
+"""Batch norm is Flax's, with a gradient of its own."""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.models.batch_norm import BatchNorm
+
+DEVICES, C = 2, 6
+
+
+def layers(**kwargs):
+    kwargs = {"momentum": 0.8, "epsilon": 1e-3, **kwargs}
+    return BatchNorm(**kwargs), nn.BatchNorm(**kwargs)
+
+
+def variables_of(layer, x):
+    """Of a layer that has seen some training: no two numbers are alike."""
+    variables = layer.init(jax.random.key(0), x)
+    leaves, tree = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    changed = [
+        v + jax.random.uniform(k, v.shape, v.dtype) for v, k in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(tree, changed)
+
+
+def in_training(layer, variables, x, weights):
+    """Output, new averages and the gradients of a weighted sum of the output."""
+
+    def total(params, x):
+        given = {**variables, "params": params}
+        y, new = layer.apply(given, x, mutable=["batch_stats"])
+        return jnp.sum(y.astype(jnp.float32) * weights), (y, new["batch_stats"])
+
+    return jax.grad(total, (0, 1), has_aux=True)(variables["params"], x)
+
+
+def examples(shape, dtype="float32"):
+    x = (
+        3 * jax.random.normal(jax.random.key(2), (*shape, C))
+        + np.arange(C, dtype=np.float32)[(None,) * len(shape)]
+    )
+    return x.astype(dtype), jax.random.normal(jax.random.key(3), x.shape)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("shape", [(8, 4, 5), (16,)])
+def test_it_is_flax_s_in_training(shape, dtype, tolerance):
+    ours, theirs = layers(use_running_average=False, dtype=dtype)
+    x, weights = examples(shape, dtype)
+    variables = variables_of(ours, x)
+    chex.assert_trees_all_equal_shapes_and_dtypes(variables, variables_of(theirs, x))
+    mine = in_training(ours, variables, x, weights)
+    expected = in_training(theirs, variables, x, weights)
+    chex.assert_trees_all_equal_dtypes(mine, expected)
+    chex.assert_trees_all_close(mine, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_it_is_flax_s_in_evaluation():
+    ours, theirs = layers(use_running_average=True)
+    x, _ = examples((8, 4, 5))
+    variables = variables_of(ours, x)
+    chex.assert_trees_all_close(
+        ours.apply(variables, x), theirs.apply(variables, x), rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("mapped", [jax.pmap, jax.vmap])
+def test_devices_together_normalise_as_one(mapped):
+    (ours, _), (alone, _) = (layers(use_running_average=False, axis_name=n) for n in ("d", None))
+    x, weights = examples((DEVICES * 4, 3))
+    variables = variables_of(ours, x)
+    params, of_x = in_training(alone, variables, x, weights)[0]
+    shards = (a.reshape(DEVICES, 4, *a.shape[1:]) for a in (x, weights))
+    run = mapped(lambda *args: in_training(ours, variables, *args), axis_name="d")
+    (own_params, own_x), (_, averages) = run(*shards)
+    # A device's own part of the whole's gradient: they add up to it.
+    total = jax.tree.map(lambda p: np.sum(p, axis=0), own_params)
+    chex.assert_trees_all_close(total, params, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(own_x.reshape(x.shape), of_x, rtol=1e-4, atol=1e-5)
+    first, second = (jax.tree.map(lambda a, i=i: a[i], averages) for i in range(DEVICES))
+    chex.assert_trees_all_equal(first, second)
+
+
+def test_a_constant_channel_has_a_finite_gradient():
+    ours, _ = layers(use_running_average=False)
+    x = jnp.full((8, C), 1e3)
+    grads, (y, averages) = in_training(ours, variables_of(ours, x), x, jnp.ones_like(x))
+    chex.assert_tree_all_finite((grads, y, averages))
+    np.testing.assert_allclose(grads[1], 0, atol=1e-3)
