@@ -151,13 +151,14 @@ def _convolved(images: Array, kernel: Array) -> Array:
     if not _by_tiles(images, kernel):
         return _between_pairs(images, kernel)
     factors = _of_kernel(kernel)
+    results = lax.map(lambda some: _by_factors(some, factors), _in_parts(images, kernel))
+    return results.reshape(*images.shape[:-1], -1)
 
-    def of_some(images: Array) -> Array:
-        b, h, w, _ = images.shape
-        return _from_products(jnp.einsum("pnc,pcd->pnd", _of_images(images), factors), b, h, w)
 
-    parts = lax.map(of_some, _in_parts(images, kernel))
-    return parts.reshape(*images.shape[:-1], -1)
+def _by_factors(images: Array, factors: Array) -> Array:
+    """[b, h, w, c], [36, c, d] -> [b, h, w, d]."""
+    products = jnp.einsum("pnc,pcd->pnd", _of_images(images), factors)
+    return _from_products(products, *images.shape[:3])
 
 
 def _in_parts(x: Array, kernel: Array) -> Array:
@@ -237,24 +238,24 @@ def _backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     images, kernel = saved
     # The gradient of the images is a convolution of the same kind with the kernel turned round.
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    return _convolved(grad, turned), _kernel_gradient(images, kernel, grad)
+    if not _by_tiles(images, kernel):
+        # That of the kernel is faster as XLA writes it.
+        _, of_kernel = jax.vjp(lambda kernel: _plain(images, kernel), kernel)
+        return _between_pairs(grad, turned), *of_kernel(grad)
+    factors = _of_kernel(turned)
+
+    def of_some(total: Array, some: tuple[Array, Array]) -> tuple[Array, Array]:
+        images, grad = some
+        total += jnp.einsum("pnc,pnd->pcd", _of_images(images), _to_products(grad))
+        return total, _by_factors(grad, factors)
+
+    # Both in one loop: XLA would compute all kernels' gradients last, and keep all until then.
+    parts = (_in_parts(images, kernel), _in_parts(grad, kernel))
+    total, results = lax.scan(of_some, jnp.zeros((36, *kernel.shape[2:])), parts)
+    return results.reshape(images.shape), _to_kernel(total)
 
 
 _convolved.defvjp(_forward, _backward)
-
-
-def _kernel_gradient(images: Array, kernel: Array, grad: Array) -> Array:
-    if not _by_tiles(images, kernel):
-        # This is faster as XLA writes it.
-        return jax.vjp(lambda k: _plain(images, k), kernel)[1](grad)[0]
-
-    def add_some(total: Array, some: tuple[Array, Array]) -> tuple[Array, None]:
-        products = jnp.einsum("pnc,pnd->pcd", _of_images(some[0]), _to_products(some[1]))
-        return total + products, None
-
-    parts = (_in_parts(images, kernel), _in_parts(grad, kernel))
-    total, _ = lax.scan(add_some, jnp.zeros((36, *kernel.shape[2:])), parts)
-    return _to_kernel(total)
 
 
 def _plain(images: Array, kernel: Array) -> Array:
