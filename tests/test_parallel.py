@@ -139,6 +139,7 @@ def host(monkeypatch):
     # What set_up_host sets is taken back after the test.
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(parallel.ctypes, "CDLL", lambda name: Libc())
+    monkeypatch.setattr(parallel.glob, "glob", lambda pattern: [])
     return calls
 
 
@@ -150,6 +151,7 @@ def test_set_up_host_makes_a_single_threaded_device_of_each_core(host, monkeypat
         "--xla_cpu_multi_thread_eigen=false",
         "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
         "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling",
+        "--xla_multiheap_size_constraint_per_heap=33554432",
         "--xla_cpu_collective_call_terminate_timeout_seconds=3600",
     ]
     assert len(host) == 3
@@ -169,12 +171,19 @@ def test_set_up_host_adds_to_other_flags(host, monkeypatch):
         "--xla_dump_to=x --xla_cpu_multi_thread_eigen=true "
         "--xla_cpu_collective_call_terminate_timeout_seconds=9 "
         "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_DEFAULT "
-        "--xla_backend_extra_options=xla_cpu_optimize_for_size"
+        "--xla_backend_extra_options=xla_cpu_optimize_for_size "
+        "--xla_multiheap_size_constraint_per_heap=-1"
     )
     monkeypatch.setenv("XLA_FLAGS", given)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
     parallel.set_up_host()
     assert os.environ["XLA_FLAGS"] == f"{given} --xla_force_host_platform_device_count=1"
+
+
+def test_set_up_host_leaves_the_memory_of_a_gpu_alone(host, monkeypatch):
+    monkeypatch.setattr(parallel.glob, "glob", lambda pattern: ["/dev/nvidia0"])
+    parallel.set_up_host()
+    assert "multiheap" not in os.environ["XLA_FLAGS"]
 
 
 def test_set_up_host_does_without_glibc(host, monkeypatch):
