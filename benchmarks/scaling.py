@@ -4,7 +4,8 @@
 
 KD of `wrn_16_2` to `wrn_16_1` in batches of 128 where nothing else is said, of depth
 and width each network to itself; each line is
-`benchmarks.throughput` in a process of its own. The last line is one JSON object.
+`benchmarks.throughput` in a process of its own. One that fails, as with more devices than there
+are, says why and is left out. The last line is one JSON object.
 """
 
 import json
@@ -49,7 +50,11 @@ def main() -> None:
     results = {}
     for name, arguments in lines:
         command = ["benchmarks.throughput", f"--steps={_STEPS.value}", *arguments]
-        result = results[name] = json.loads(turns.last_line(command))
+        try:
+            result = results[name] = json.loads(turns.last_line(command))
+        except UserError as error:
+            print(error, file=sys.stderr)
+            continue
         cells = (
             f"{result['images_per_second']:.0f}",
             f"{result['share_of_matmul']:.2f}",

@@ -246,6 +246,7 @@ def test_a_phase_goes_on_where_an_earlier_one_ended(tmp_path):
 
 def test_a_teacher_with_a_fixed_view_is_asked_once(tmp_path, monkeypatch):
     config = small_config()
+    del config.phases.scratch
     config.data.train_examples = 64
     config.train.augment.teacher_view = "fixed"
     known = []
@@ -284,6 +285,7 @@ def test_a_start_of_another_network_is_refused(tmp_path):
 def test_the_methods_first_phase_hands_its_variables_on(tmp_path):
     config = small_config()
     common.add_methods(config, ["ft"])
+    del config.phases.scratch, config.phases.kd
     execute(config, tmp_path / "run")
     before, after = (
         checkpoint.Checkpoints(tmp_path / f"run/{name}/checkpoints", read_only=True).read(steps)[0]
