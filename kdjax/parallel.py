@@ -55,7 +55,7 @@ def set_up_host() -> None:
         if "xla_multiheap_size" not in flags and not _has_gpu():
             # Blocks of more than 64 MB the C library gives back, to ask for them anew in
             # every step. The flag is every backend's, and a GPU's memory is not the C library's.
-            flags += f" --xla_multiheap_size_constraint_per_heap={32 << 20}"
+            flags += f" --xla_multiheap_size_constraint_per_heap={56 << 20}"
         if "xla_cpu_collective_call_terminate" not in flags:
             # By default a machine that sleeps or starves for 40 s ends the process.
             flags += " --xla_cpu_collective_call_terminate_timeout_seconds=3600"

@@ -151,7 +151,7 @@ def test_set_up_host_makes_a_single_threaded_device_of_each_core(host, monkeypat
         "--xla_cpu_multi_thread_eigen=false",
         "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
         "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling",
-        "--xla_multiheap_size_constraint_per_heap=33554432",
+        "--xla_multiheap_size_constraint_per_heap=58720256",
         "--xla_cpu_collective_call_terminate_timeout_seconds=3600",
     ]
     assert len(host) == 3
