@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import glob
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,8 +54,8 @@ def set_up_host() -> None:
             # Unrolled, a loop over 16 or 32 channels is no longer computed as vectors.
             flags += " --xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
         if "xla_multiheap_size" not in flags and not _has_gpu():
-            # Blocks of more than 64 MB the C library gives back, to ask for them anew in
-            # every step. The flag is every backend's, and a GPU's memory is not the C library's.
+            # Blocks of more than 64 MB the C library gives back, to ask for them anew in every
+            # step. The flag is every backend's, and a GPU's memory is not the C library's.
             flags += f" --xla_multiheap_size_constraint_per_heap={56 << 20}"
         if "xla_cpu_collective_call_terminate" not in flags:
             # By default a machine that sleeps or starves for 40 s ends the process.
@@ -74,7 +75,14 @@ def _has_gpu() -> bool:
 
 
 def set_up_cache(folder: str) -> None:
-    """Keeps compiled programs in `folder`, so that starting or resuming again is quick."""
+    """Keeps compiled programs in `folder`, so that starting or resuming again is quick.
+
+    On the CPU not those with more temporary memory than one block of `set_up_host`, which
+    compile again each time.
+    """
+    # JAX would warn of each of them: XLA can write none whose memory is in several blocks.
+    reason = "Multiple temp buffer allocations found"
+    warnings.filterwarnings("ignore", f"(?s)Error writing persistent .*{reason}")
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

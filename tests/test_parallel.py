@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import chex
 import jax
@@ -214,6 +216,28 @@ def test_set_up_cache_yields_to_the_environments_folder(cache_settings, monkeypa
     before = jax.config.jax_compilation_cache_dir
     parallel.set_up_cache("programs")
     assert jax.config.jax_compilation_cache_dir == (before if given else "programs")
+
+
+def test_a_program_that_cannot_be_kept_is_no_reason_to_warn(tmp_path):
+    script = """if True:
+        import sys
+        import jax
+        import jax.numpy as jnp
+        from kdjax import parallel
+        parallel.set_up_cache(sys.argv[1])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        several_temporaries = jax.jit(lambda x: jnp.sort(x) @ jnp.sort(x.T) @ jnp.cos(x))
+        several_temporaries(jnp.ones((100, 100)))
+    """
+    settings = {
+        "XLA_FLAGS": "--xla_multiheap_size_constraint_per_heap=1000",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+    process = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, str(tmp_path)],
+        env=os.environ | settings, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert (process.returncode, process.stderr) == (0, "")
 
 
 def test_steps_per_call_are_many_only_off_the_cpu(monkeypatch):
