@@ -6,7 +6,6 @@ array; a larger one is a `Lazy` sequence that decodes what it is asked for.
 
 import importlib
 import importlib.util
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -315,8 +314,6 @@ def _folder(
 def _tfds(
     name: str, *, dir: str, train_split: str, test_split: str, resize: int, memory: float, **_: Any
 ) -> tuple[Split, Split, int]:
-    # Unprepared data sets log long hints about TensorFlow; the error below is the one to read.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     tfds = importlib.import_module("tensorflow_datasets")
     where = f" in {dir!r}" if dir else ""
     if dir and not Path(dir).is_dir():
