@@ -1,8 +1,9 @@
 """Correlation congruence (Peng et al. 2019)."""
 
 from kdjax import losses, parallel
+from kdjax.distillers.adapters import Adapters, Embedding, apply_adapters, init_adapters
 from kdjax.distillers.combine import for_each_teacher
-from kdjax.distillers.taps import Adapters, Embedding, apply_adapters, embeddings, init_adapters
+from kdjax.distillers.taps import embeddings
 from kdjax.types import Array, Context, Distiller, MethodLoss, Variables
 
 

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from kdjax import losses, parallel
+from kdjax.distillers.adapters import Adapters, Embedding, apply_adapters, init_adapters
 from kdjax.distillers.combine import for_each_teacher
-from kdjax.distillers.taps import Adapters, Embedding, apply_adapters, embeddings, init_adapters
+from kdjax.distillers.taps import embeddings
 from kdjax.types import Array, Context, Distiller, MethodLoss, UserError, Variables
 
 MEMORIES = ("bank", "queue", "batch")

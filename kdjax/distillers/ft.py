@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 
 from kdjax import losses
+from kdjax.distillers.adapters import Adapter, Adapters, apply_adapters, init_adapters
 from kdjax.distillers.combine import for_each_teacher
-from kdjax.distillers.taps import Adapter, Adapters, apply_adapters, init_adapters, maps
+from kdjax.distillers.taps import maps
 from kdjax.types import Array, Context, Distiller, MethodLoss, UserError, Variables
 
 STAGES = ("joint", "paraphraser", "translator")

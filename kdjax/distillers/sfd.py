@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 
 from kdjax import losses, parallel
+from kdjax.distillers.adapters import apply_adapters, equal_channels, init_adapters
 from kdjax.distillers.combine import for_each_teacher
-from kdjax.distillers.taps import apply_adapters, equal_channels, init_adapters, stem_and_stages
+from kdjax.distillers.taps import stem_and_stages
 from kdjax.types import Array, Context, Distiller, MethodLoss, UserError, Variables
 
 FORMS = ("map", "peak")
