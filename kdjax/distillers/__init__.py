@@ -1,74 +1,95 @@
-"""Distillation methods by name: one file a method, one line here.
+"""Distillation methods: one file and one line of export each.
 
-Each is a factory `method(**kwargs) -> kdjax.Distiller`; `weighted_sum` adds them up.
+A method is a factory `method(**kwargs) -> kdjax.Distiller`. `weighted_sum` combines several
+methods into a training objective.
 """
 
 import inspect
 from collections.abc import Callable
 from typing import Any
 
-from kdjax.distillers.ab import ab
-from kdjax.distillers.at import at
-from kdjax.distillers.cc import cc
+from kdjax.distillers.ab import ab as ab
+from kdjax.distillers.at import at as at
+from kdjax.distillers.cc import cc as cc
 from kdjax.distillers.combine import for_each_teacher, weighted_sum
-from kdjax.distillers.crd import crd
-from kdjax.distillers.cross_entropy import cross_entropy
-from kdjax.distillers.dkd import dkd
-from kdjax.distillers.fitnet import fitnet
-from kdjax.distillers.fsp import fsp
-from kdjax.distillers.ft import ft
-from kdjax.distillers.kd import kd
-from kdjax.distillers.nst import nst
-from kdjax.distillers.ofd import ofd
-from kdjax.distillers.pkt import pkt
-from kdjax.distillers.review import review
-from kdjax.distillers.rkd import rkd
-from kdjax.distillers.sfd import sfd
-from kdjax.distillers.sp import sp
-from kdjax.distillers.vid import vid
+from kdjax.distillers.crd import crd as crd
+from kdjax.distillers.cross_entropy import cross_entropy as cross_entropy
+from kdjax.distillers.dkd import dkd as dkd
+from kdjax.distillers.fitnet import fitnet as fitnet
+from kdjax.distillers.fsp import fsp as fsp
+from kdjax.distillers.ft import ft as ft
+from kdjax.distillers.kd import kd as kd
+from kdjax.distillers.nst import nst as nst
+from kdjax.distillers.ofd import ofd as ofd
+from kdjax.distillers.pkt import pkt as pkt
+from kdjax.distillers.review import review as review
+from kdjax.distillers.rkd import rkd as rkd
+from kdjax.distillers.sfd import sfd as sfd
+from kdjax.distillers.sp import sp as sp
+from kdjax.distillers.vid import vid as vid
+from kdjax.references import is_reference, resolve
 from kdjax.types import Distiller, UserError
 
+# The methods are the functions imported above from the module of the same name.
 _METHODS: dict[str, Callable[..., Distiller]] = {
-    "ab": ab,
-    "at": at,
-    "cc": cc,
-    "crd": crd,
-    "cross_entropy": cross_entropy,
-    "dkd": dkd,
-    "fitnet": fitnet,
-    "fsp": fsp,
-    "ft": ft,
-    "kd": kd,
-    "nst": nst,
-    "ofd": ofd,
-    "pkt": pkt,
-    "review": review,
-    "rkd": rkd,
-    "sfd": sfd,
-    "sp": sp,
-    "vid": vid,
+    name: value
+    for name, value in list(globals().items())
+    if getattr(value, "__module__", None) == f"{__name__}.{name}"
 }
 
 __all__ = [*_METHODS, "create", "for_each_teacher", "names", "weighted_sum"]
 
 
 def names() -> list[str]:
-    """All names that `create` knows, sorted."""
+    """The names of the methods of kdjax, sorted."""
     return sorted(_METHODS)
 
 
 def create(name: str, **kwargs: Any) -> Distiller:
-    """The method called `name`.
+    """Creates a distillation method by name.
+
+    Args:
+      name: one of `names()`, or `package.module:factory` for a factory of your own, which is
+        called with `kwargs` and returns a `kdjax.Distiller`.
+      **kwargs: the method's arguments.
 
     Raises:
-      UserError: if there is no such method, or it has no such argument.
+      UserError: if there is no such method, if it does not take one of the arguments or lacks
+        a required one, or if a factory does not return a `kdjax.Distiller`.
     """
-    if name not in _METHODS:
-        raise UserError(f"unknown method {name!r}: choose from {', '.join(names())}")
-    allowed = inspect.signature(_METHODS[name]).parameters
-    if unknown := set(kwargs) - set(allowed):
+    if not is_reference(name):
+        if name not in _METHODS:
+            raise UserError(
+                f"unknown method {name!r}: choose from {', '.join(names())}, "
+                "or give your own as package.module:factory"
+            )
+        factory = _METHODS[name]
+    else:
+        factory = resolve(name, "method")
+        if not callable(factory):
+            raise UserError(
+                f"method {name!r} is of type {type(factory).__name__}: "
+                "it must be a function that returns a kdjax.Distiller"
+            )
+    _check_arguments(name, factory, kwargs)
+    distiller = factory(**kwargs)
+    if not isinstance(distiller, Distiller):
+        raise UserError(
+            f"method {name!r} returned an object of type {type(distiller).__name__}: "
+            "it must return a kdjax.Distiller"
+        )
+    return distiller
+
+
+def _check_arguments(name: str, factory: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+    parameters = inspect.signature(factory).parameters.values()
+    allowed = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    if not takes_any and (unknown := set(kwargs) - set(allowed)):
         raise UserError(
             f"method {name!r} has no argument {', '.join(sorted(unknown))}: "
             f"choose from {', '.join(allowed) or 'none'}"
         )
-    return _METHODS[name](**kwargs)
+    required = [p.name for p in parameters if p.name in allowed and p.default is p.empty]
+    if missing := [key for key in required if key not in kwargs]:
+        raise UserError(f"method {name!r} needs the argument {', '.join(missing)}")
