@@ -1,4 +1,8 @@
-"""Activation boundaries (Heo et al. 2019, "Knowledge transfer via distillation of ...")."""
+"""Activation boundary transfer.
+
+Heo et al. 2019, "Knowledge transfer via distillation of activation boundaries formed by hidden
+neurons".
+"""
 
 import jax.numpy as jnp
 
@@ -10,18 +14,19 @@ from kdjax.types import Array, Context, Distiller, MethodLoss, Variables
 
 
 def ab(*, margin: float = 1.0, taps: tuple[str, ...] = ()) -> Distiller:
-    """The student's neurons on the teacher's side of zero, by a margin, added over the stages.
+    """Activation boundary loss (`losses.activation_boundary`), summed over the stages.
 
-    Stage i of n weighs 2^(i - n) * 3 / 1000. The paper and RepDistiller train the student's
-    body by this alone for 30 epochs and then by the labels: a phase, from which the next
-    one starts.
+    Pushes the student's pre-activations beyond a margin on the same side of zero as the
+    teacher's. Stage i of n has weight 2^(i - n) * 3 / 1000. The paper and RepDistiller train
+    the student's body with this loss alone for 30 epochs and then with the labels; in kdjax
+    these are two phases, the second initialised from the first.
 
-    Taps: every stage before its activation. Trains: the student, and a convolution with
-    batch norm where the shapes differ. Usual weight: 1, alone for 30 epochs.
+    Taps: all stages before their activations. Trains: the student, and a convolution with
+    batch norm for each stage whose shapes differ. Usual weight: 1, alone for 30 epochs.
 
     Args:
-      margin: > 0.
-      taps: instead of the stages, `student:teacher` where the two differ.
+      margin: distance from zero, positive.
+      taps: taps to compare instead of the stages, `student:teacher` where the names differ.
     """
 
     def pairs(context: Context) -> dict[str, tuple[Array, Array]]:
@@ -42,10 +47,10 @@ def ab(*, margin: float = 1.0, taps: tuple[str, ...] = ()) -> Distiller:
     def loss(variables: Variables, context: Context) -> MethodLoss:
         adapted, state = apply_adapters(variables, adapters(context))
         value = jnp.zeros(len(context.index))
-        # The deepest weighs 1, every stage before it half as much as the next.
+        # The deepest stage has relative weight 1, every other one half that of the next.
         for depth, (name, (_, teacher)) in enumerate(reversed(pairs(context).items())):
-            one = losses.activation_boundary(adapted[name], teacher, margin=margin)
-            value += 3 / 1000 / 2**depth * one
+            stage_loss = losses.activation_boundary(adapted[name], teacher, margin=margin)
+            value += 3 / 1000 / 2**depth * stage_loss
         return MethodLoss(value, state, {})
 
     return for_each_teacher("ab", loss, init)

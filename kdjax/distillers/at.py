@@ -1,4 +1,7 @@
-"""Attention transfer (Zagoruyko & Komodakis 2017)."""
+"""Attention transfer.
+
+Zagoruyko & Komodakis 2017, "Paying more attention to attention".
+"""
 
 import jax.numpy as jnp
 
@@ -9,13 +12,13 @@ from kdjax.types import Context, Distiller, MethodLoss, Variables
 
 
 def at(*, taps: tuple[str, ...] = ()) -> Distiller:
-    """Mean squared difference of normalised attention maps (eq. 2), added over the stages.
+    """Mean squared difference of normalised attention maps (eq. 2), summed over the stages.
 
-    Taps: every stage. Trains: the student alone. Usual weight: 1000 beside 1 of
-    cross-entropy (RepDistiller); 250 in zero-shot transfer.
+    Taps: all stages. Trains: only the student. Usual weight: 1000, with 1 for cross-entropy
+    (RepDistiller); 250 in zero-shot transfer.
 
     Args:
-      taps: instead of the stages, `student:teacher` where the two differ.
+      taps: taps to compare instead of the stages, `student:teacher` where the names differ.
     """
 
     def loss(variables: Variables, context: Context) -> MethodLoss:

@@ -1,4 +1,7 @@
-"""Correlation congruence (Peng et al. 2019)."""
+"""Correlation congruence.
+
+Peng et al. 2019, "Correlation congruence for knowledge distillation".
+"""
 
 from kdjax import losses, parallel
 from kdjax.distillers.adapters import Adapters, Embedding, apply_adapters, init_adapters
@@ -8,12 +11,13 @@ from kdjax.types import Array, Context, Distiller, MethodLoss, Variables
 
 
 def cc(*, features: int = 128) -> Distiller:
-    """Products of neighbours' differences between the networks' embeddings, over the whole batch.
+    """Correlation congruence of the embeddings of the whole batch, as in the authors' code.
 
-    As in the authors' code: the paper compares kernel matrices of the batch instead.
+    Averages the products of neighbouring examples' embedding differences
+    (`losses.correlation_congruence`); the paper compares kernel matrices of the batch instead.
 
-    Taps: `pre_logits`. Trains: the student and a linear layer behind each network.
-    Usual weight: 0.02 beside 1 of cross-entropy (RepDistiller).
+    Taps: `pre_logits`. Trains: the student, and a linear embedding of each network. Usual
+    weight: 0.02, with 1 for cross-entropy (RepDistiller).
 
     Args:
       features: dimensions of the embeddings.

@@ -1,4 +1,4 @@
-"""Weighted sums of methods, and methods of one teacher made methods of several."""
+"""Combines methods into objectives, and extends methods for one teacher to several."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,17 +11,17 @@ from kdjax.types import Array, Context, Distiller, MethodLoss, UserError, Variab
 
 
 def weighted_sum(**terms: tuple[float | optax.Schedule, Distiller]) -> Distiller:
-    """The sum of methods, each times its weight.
+    """Weighted sum of methods.
 
     Args:
-      **terms: `name=(weight, distiller)`; a weight is a number or an optax
-        schedule of the step. The name is that of its variables and metrics, so
-        one method may appear twice under two names.
+      **terms: `name=(weight, distiller)`; a weight is a number or an optax schedule of the
+        step. Variables and metrics of a term are stored under its name, so that a method may
+        appear more than once under different names.
 
     Returns:
-      A Distiller whose loss is the scalar sum of `weight * mean(value)`, and whose
-      metrics are each term's unweighted mean under its name, a scheduled weight
-      under `name/weight`, and the term's own metrics under `name/metric`.
+      A `Distiller` whose loss is the scalar sum of `weight * mean(value)`. Its metrics are each
+      term's unweighted mean under `name`, scheduled weights under `name/weight`, and the
+      terms' own metrics under `name/metric`.
     """
 
     def init(rng: Array, context: Context) -> Variables:
@@ -62,22 +62,26 @@ def for_each_teacher(
     *,
     same_classes: bool = False,
 ) -> Distiller:
-    """The mean of a method over the teachers, each with parameters and state of its own.
+    """Averages a method for one teacher over all teachers.
+
+    Each teacher has parameters and state of its own, under `teacher0`, `teacher1`, ...
 
     Args:
-      method: its name, for errors.
-      loss: as of a `Distiller`, for a context with one teacher (`context.teacher`).
-      init: likewise; by default there are no parameters and no state, and the loss is
-        traced, so that networks it cannot compare are found before the first step.
-      same_classes: whether the teachers need as many classes as the student.
+      method: name of the method, for error messages.
+      loss: a `Distiller.loss` for a context with one teacher (`context.teacher`).
+      init: the matching `Distiller.init`. By default the method has no parameters and no
+        state, and `init` only traces the loss, so that networks which it cannot compare are
+        reported before the first step.
+      same_classes: whether the teachers must have as many classes as the student.
 
     Returns:
-      A Distiller that raises UserError if there is no teacher, or one with other classes.
+      A `Distiller` whose `init` and `loss` raise UserError if there is no teacher, or if
+      `same_classes` is set and the numbers of classes differ.
     """
 
     def split(context: Context) -> dict[str, Context]:
         if not context.teachers:
-            raise UserError(f"method {method!r} needs a teacher, and the phase names none")
+            raise UserError(f"method {method!r} needs a teacher: the context has none")
         parts = {}
         for i, teacher in enumerate(context.teachers):
             if same_classes and teacher.logits.shape[-1] != context.student.logits.shape[-1]:

@@ -1,16 +1,16 @@
-"""Training on the labels."""
+"""Supervised training with the labels."""
 
 from kdjax import losses
 from kdjax.types import Context, Distiller, MethodLoss, Variables
 
 
 def cross_entropy(*, label_smoothing: float = 0.0) -> Distiller:
-    """Cross-entropy of the student's logits with the (possibly mixed) labels.
+    """Cross-entropy between the student's logits and the (possibly mixed) labels.
 
-    Taps: logits. Trains: the student alone. Usual weight: 1; beside KD 0.1.
+    Taps: logits. Trains: only the student. Usual weight: 1, or 0.1 when combined with KD.
 
     Args:
-      label_smoothing: share of the probability spread evenly over the classes, in [0, 1).
+      label_smoothing: probability mass distributed uniformly over the classes, in [0, 1).
     """
 
     def loss(variables: Variables, context: Context) -> MethodLoss:

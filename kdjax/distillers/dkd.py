@@ -1,4 +1,7 @@
-"""Decoupled knowledge distillation (Zhao et al. 2022)."""
+"""Decoupled knowledge distillation.
+
+Zhao et al. 2022, "Decoupled knowledge distillation".
+"""
 
 import jax.numpy as jnp
 
@@ -8,18 +11,18 @@ from kdjax.types import Context, Distiller, MethodLoss, Variables
 
 
 def dkd(*, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> Distiller:
-    """KD in two parts, on the label's class and on the others, weighted apart.
+    """KD with separate weights for the target class and for the others.
 
-    The label is the most probable class where labels are mixed.
+    If labels are mixed, the target is the most probable class.
 
-    Taps: logits. Trains: the student alone. Usual weight: 1 beside 1 of cross-entropy,
-    rising over the first 20 epochs; beta is 2 for resnet56 to resnet20 and resnet110 to
-    resnet32, 6 for Wide ResNets and VGG, 8 otherwise (mdistiller).
+    Taps: logits. Trains: only the student. Usual weight: 1, with 1 for cross-entropy, warmed up
+    over the first 20 epochs; beta is 2 for resnet56 to resnet20 and resnet110 to resnet32, 6
+    for Wide ResNets and VGG, 8 otherwise (mdistiller).
 
     Args:
-      alpha: weight of the label's class.
-      beta: weight of the others.
-      temperature: T > 0.
+      alpha: weight of target class knowledge distillation (TCKD).
+      beta: weight of non-target class knowledge distillation (NCKD).
+      temperature: T > 0, by which both logits are divided.
     """
 
     def loss(variables: Variables, context: Context) -> MethodLoss:

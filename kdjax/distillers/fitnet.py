@@ -1,4 +1,7 @@
-"""FitNets (Romero et al. 2015)."""
+"""Hint-based training.
+
+Romero et al. 2015, "FitNets: hints for thin deep nets".
+"""
 
 import jax.numpy as jnp
 
@@ -10,18 +13,18 @@ from kdjax.types import Array, Context, Distiller, MethodLoss, Variables
 
 
 def fitnet(*, taps: tuple[str, ...] = ("stage2",)) -> Distiller:
-    """Mean squared difference of the hint and the student's map after a regressor (eq. 3).
+    """Mean squared difference between the hint and the student's regressed map (eq. 3).
 
-    The paper trains the student up to the hint first and then by KD; RepDistiller, whose
-    weight this is, adds the hint to the cross-entropy. A phase with this method alone,
-    from which the next one starts, is the paper's first stage.
+    The paper first trains the student up to the hint and then uses KD. RepDistiller, which
+    the usual weight is taken from, adds the hint to the cross-entropy. The paper's first stage
+    is a phase with this method alone, from which the next phase is initialised.
 
-    Taps: `stage2` of both. Trains: the student and a convolution with batch norm.
-    Usual weight: 100 beside 1 of cross-entropy.
+    Taps: `stage2` of both networks. Trains: the student, and a convolution with batch norm
+    (`adapters.Regressor`). Usual weight: 100, with 1 for cross-entropy.
 
     Args:
-      taps: of the hints, `student:teacher` where the two differ, () for every stage;
-        their losses are added.
+      taps: taps of the hints, `student:teacher` where the names differ, () for all stages;
+        their losses are summed.
     """
 
     def adapters(context: Context) -> Adapters:

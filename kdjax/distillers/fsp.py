@@ -1,4 +1,7 @@
-"""Flow of solution procedure (Yim et al. 2017)."""
+"""Flow of solution procedure (FSP).
+
+Yim et al. 2017, "A gift from knowledge distillation".
+"""
 
 from itertools import pairwise
 
@@ -12,15 +15,15 @@ from kdjax.types import Array, Context, Distiller, MethodLoss, Variables
 
 
 def fsp() -> Distiller:
-    """Mean squared difference of FSP matrices between consecutive stages (eq. 1), added up.
+    """Mean squared difference of the FSP matrices of consecutive stages (eq. 1), summed.
 
-    The paper needs equal channels; where the networks differ, the student's maps go
-    through a 1x1 convolution. It trains in two stages, this alone and then the labels:
-    a phase, from which the next one starts.
+    The paper requires equal numbers of channels; where they differ, the student's maps pass
+    through a 1x1 convolution. The paper trains with this loss alone and then with the labels:
+    in kdjax these are two phases, the second initialised from the first.
 
-    Taps: `stem` and every stage. Trains: the student, and the convolutions where there
-    are any. Usual weight: 1, alone for 30 epochs (RepDistiller, which never uses the 50
-    that its command line is given).
+    Taps: `stem` and all stages. Trains: the student, and the 1x1 convolutions if there are
+    any. Usual weight: 1, alone for 30 epochs (RepDistiller; the weight of 50 on its command
+    line is never used).
     """
 
     def init(rng: Array, context: Context) -> Variables:

@@ -1,4 +1,7 @@
-"""Factor transfer (Kim et al. 2018)."""
+"""Factor transfer.
+
+Kim et al. 2018, "Paraphrasing complex network: network compression via factor transfer".
+"""
 
 import flax.linen as nn
 import jax
@@ -14,7 +17,7 @@ STAGES = ("joint", "paraphraser", "translator")
 
 
 class Paraphraser(Adapter):
-    """The teacher's autoencoder, without batch norm, as in RepDistiller.
+    """An autoencoder of the teacher's map, without batch norm as in RepDistiller.
 
     Attributes:
       factors: channels of the factor.
@@ -24,7 +27,7 @@ class Paraphraser(Adapter):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """[b, h, w, c] -> the factor [b, h, w, factors] and the reconstruction [b, h, w, c]."""
+        """Maps [b, h, w, c] to the factor [b, h, w, factors] and the reconstructed map."""
         channels = x.shape[-1]
         for features in (channels, self.factors, self.factors):
             x = _leaky(self.conv(features, 3, use_bias=True)(x))
@@ -35,7 +38,7 @@ class Paraphraser(Adapter):
 
 
 class Translator(Adapter):
-    """From the student's map to the factor.
+    """Translates the student's map to the factor.
 
     Attributes:
       factors: channels of the factor.
@@ -45,6 +48,7 @@ class Translator(Adapter):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """Maps [b, h, w, c] to [b, h, w, factors]."""
         for features in (x.shape[-1], self.factors, self.factors):
             x = _leaky(self.batch_norm(train=True)()(self.conv(features, 3, use_bias=True)(x)))
         return x
@@ -55,25 +59,25 @@ def _leaky(x: Array) -> Array:
 
 
 def ft(*, stage: str = "joint", rate: float = 0.5, taps: tuple[str, ...] = ()) -> Distiller:
-    """Mean absolute difference of the teacher's factors and the student's translation of them.
+    """Mean absolute difference between the teacher's factor and the student's translation.
 
-    The paper trains the paraphraser first, on the teacher's maps alone, and then keeps it:
-    a phase with `stage="paraphraser"`, and one with `stage="translator"` whose
-    `start_methods` names it. `joint` does both at once, the paraphraser by its
-    reconstruction only.
+    The paper trains the paraphraser first, on the teacher's maps alone, and then freezes it:
+    in kdjax a phase with `stage="paraphraser"`, and one with `stage="translator"` whose method
+    variables are initialised from the first. `joint` does both at once, where the paraphraser
+    is trained by its reconstruction error only.
 
-    Taps: the last stage. Trains: the student, the translator, the paraphraser. Usual
-    weight: 200 beside 1 of cross-entropy, after 30 epochs of the paraphraser
-    (RepDistiller).
+    Taps: the last stage. Trains: the student, the translator and, depending on `stage`, the
+    paraphraser. Usual weight: 200, with 1 for cross-entropy, after 30 epochs of the
+    paraphraser (RepDistiller).
 
     Args:
       stage: one of `STAGES`.
-      rate: channels of the factor, as a share of the teacher's.
-      taps: instead of the last stage, `student:teacher` where the two differ; their
-        losses are added.
+      rate: channels of the factor, relative to the teacher's, positive.
+      taps: taps to compare instead of the last stage, `student:teacher` where the names
+        differ; their losses are summed.
 
     Raises:
-      UserError: on another stage.
+      UserError: if the stage is unknown.
     """
     if stage not in STAGES:
         raise UserError(f"unknown stage {stage!r} of ft: choose from {', '.join(STAGES)}")
@@ -97,14 +101,14 @@ def ft(*, stage: str = "joint", rate: float = 0.5, taps: tuple[str, ...] = ()) -
         translator = init_adapters(keys[1], translators)
         if stage == "joint":
             return {"params": paraphraser | translator["params"], "state": translator["state"]}
-        # What is kept is no parameter: the optimiser would still decay it.
+        # A frozen paraphraser is state: weight decay would still change parameters.
         return {"params": translator["params"], "state": paraphraser | translator["state"]}
 
     def loss(variables: Variables, context: Context) -> MethodLoss:
         paraphrasers, translators = adapters(context)
-        everything = variables["params"] | variables["state"]
-        both = {"params": everything, "state": {}}
-        paraphrased, _ = apply_adapters(both, paraphrasers)
+        # The paraphraser is either trained or frozen, and has no batch statistics.
+        merged = {"params": variables["params"] | variables["state"], "state": {}}
+        paraphrased, _ = apply_adapters(merged, paraphrasers)
         value = jnp.zeros(len(context.index))
         if stage != "translator":
             for name, (_, teacher) in paraphrasers.items():
@@ -112,9 +116,9 @@ def ft(*, stage: str = "joint", rate: float = 0.5, taps: tuple[str, ...] = ()) -
         if stage == "paraphraser":
             return MethodLoss(value, {}, {})
         translated, state = apply_adapters(variables, translators)
-        for mine, (factor, _) in zip(translated.values(), paraphrased.values(), strict=True):
-            value += losses.factor_transfer(mine, jax.lax.stop_gradient(factor))
-        kept = {name: kept for name, kept in variables["state"].items() if name in paraphrasers}
-        return MethodLoss(value, kept | state, {})
+        for translation, (factor, _) in zip(translated.values(), paraphrased.values(), strict=True):
+            value += losses.factor_transfer(translation, jax.lax.stop_gradient(factor))
+        frozen = {name: p for name, p in variables["state"].items() if name in paraphrasers}
+        return MethodLoss(value, frozen | state, {})
 
     return for_each_teacher("ft", loss, init)

@@ -1,4 +1,7 @@
-"""Knowledge distillation on logits (Hinton et al. 2015)."""
+"""Knowledge distillation on logits.
+
+Hinton et al. 2015, "Distilling the knowledge in a neural network".
+"""
 
 from kdjax import losses
 from kdjax.distillers.combine import for_each_teacher
@@ -6,16 +9,16 @@ from kdjax.types import Context, Distiller, MethodLoss, Variables
 
 
 def kd(*, temperature: float = 4.0) -> Distiller:
-    """T^2 KL between the softened softmaxes of teacher and student (eq. 1).
+    """T^2 KL(teacher || student) between the softened softmaxes (eq. 1).
 
-    With several teachers, the mean of their losses (MKD). Function matching
-    (Beyer et al. 2022) is this alone, on views that both networks share.
+    With several teachers, their losses are averaged (MKD). Function matching (Beyer et al.
+    2022) is this loss alone, on views shared by both networks.
 
-    Taps: logits. Trains: the student alone. Usual weight: 0.9 beside 0.1 of
-    cross-entropy (RepDistiller); 1 alone for function matching.
+    Taps: logits. Trains: only the student. Usual weight: 0.9, with 0.1 for cross-entropy
+    (RepDistiller); 1 alone for function matching.
 
     Args:
-      temperature: T > 0.
+      temperature: T > 0, by which both logits are divided.
     """
 
     def loss(variables: Variables, context: Context) -> MethodLoss:

@@ -1,4 +1,7 @@
-"""Neuron selectivity transfer (Huang & Wang 2017)."""
+"""Neuron selectivity transfer.
+
+Huang & Wang 2017, "Like what you like: knowledge distill via neuron selectivity transfer".
+"""
 
 import jax.numpy as jnp
 
@@ -9,15 +12,15 @@ from kdjax.types import Context, Distiller, MethodLoss, Variables
 
 
 def nst(*, taps: tuple[str, ...] = ()) -> Distiller:
-    """Squared maximum mean discrepancy of the channels' maps, added over the stages.
+    """Squared maximum mean discrepancy between the channels' maps, summed over the stages.
 
-    The paper takes the last stage; RepDistiller, whose weight this is, all of them.
+    The paper compares the last stage only; RepDistiller, which the usual weight is taken from,
+    compares all of them.
 
-    Taps: every stage. Trains: the student alone. Usual weight: 50 beside 1 of
-    cross-entropy.
+    Taps: all stages. Trains: only the student. Usual weight: 50, with 1 for cross-entropy.
 
     Args:
-      taps: instead of the stages, `student:teacher` where the two differ.
+      taps: taps to compare instead of the stages, `student:teacher` where the names differ.
     """
 
     def loss(variables: Variables, context: Context) -> MethodLoss:

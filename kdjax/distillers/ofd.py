@@ -1,4 +1,7 @@
-"""Overhaul of feature distillation (Heo et al. 2019, "A comprehensive overhaul of ...")."""
+"""Overhaul of feature distillation.
+
+Heo et al. 2019, "A comprehensive overhaul of feature distillation".
+"""
 
 from typing import Any
 
@@ -13,22 +16,22 @@ from kdjax.types import Array, Context, Distiller, MethodLoss, UserError, Variab
 
 
 def ofd(*, norms: tuple[str, ...] = (), taps: tuple[str, ...] = ()) -> Distiller:
-    """Partial L2 distance to the teacher's margin ReLU, added over the stages.
+    """Partial L2 distance to the teacher's margin ReLU, summed over the stages.
 
-    Stage i of n weighs 2^(i - n). The margin of a channel is the expectation of its
-    negative responses. By default it is measured as training goes on, the mean over the
-    batches seen so far. `norms` computes it from the batch norms before the activations,
-    the other way that the paper names and its code's: there the last norm of a residual
-    block stands for the sum.
+    Stage i of n has weight 2^(i - n). The margin of a channel is the expectation of its
+    negative responses. By default it is estimated during training, as the mean over the
+    batches seen so far. With `norms` it is computed from the batch norms before the
+    activations, the paper's alternative and what its code does, where the last norm of a
+    residual block stands in for the residual sum.
 
-    Taps: every stage before its activation. Trains: the student, and behind each tap a
-    1x1 convolution with batch norm. Usual weight: 1e-3 beside 1 of cross-entropy
-    (mdistiller, CIFAR), 1e-4 on ImageNet.
+    Taps: all stages before their activations. Trains: the student, and a 1x1 convolution with
+    batch norm for each tap. State: the estimated margins. Usual weight: 1e-3, with 1 for
+    cross-entropy (mdistiller, CIFAR); 1e-4 on ImageNet.
 
     Args:
-      norms: the teacher's batch norms before the taps, in order, as in its parameters
+      norms: names of the teacher's batch norms before the taps, in order, as in its parameters
         (for `resnet56`: `layer1_8_bn2`, `layer2_8_bn2`, `layer3_8_bn2`).
-      taps: instead of the stages, `student:teacher` where the two differ.
+      taps: taps to compare instead of the stages, `student:teacher` where the names differ.
     """
 
     def pairs(context: Context) -> dict[str, tuple[Array, Array]]:
@@ -65,11 +68,11 @@ def ofd(*, norms: tuple[str, ...] = (), taps: tuple[str, ...] = ()) -> Distiller
                 norm = context.teacher_variables[0]["params"][norms[i]]
                 margin = losses.ofd_margin(norm["scale"], norm["bias"])
             else:
-                measured = variables["state"]["margins"][name]
-                margins[name] = _measure(measured, teacher, context.axis_name)
+                estimate = variables["state"]["margins"][name]
+                margins[name] = _update_margin(estimate, teacher, context.axis_name)
                 margin = margins[name]["mean"]
-            one = losses.ofd(*losses.match_size(adapted[name], teacher), margin)
-            value += one / 2 ** (len(compared) - 1 - i)
+            stage_loss = losses.ofd(*losses.match_size(adapted[name], teacher), margin)
+            value += stage_loss / 2 ** (len(compared) - 1 - i)
         return MethodLoss(value, {"adapters": state, "margins": margins}, {})
 
     return for_each_teacher("ofd", loss, init)
@@ -81,25 +84,27 @@ def _check_norms(
     params = context.teacher_variables[0]["params"]
     known = {name: p["scale"].shape[0] for name, p in params.items() if "scale" in p}
     if len(norms) != len(compared):
-        raise UserError(f"method 'ofd' needs a norm for each of {', '.join(compared)}: {norms}")
+        raise UserError(
+            f"method 'ofd' needs one norm for each of {', '.join(compared)}: got {', '.join(norms)}"
+        )
     for norm, (name, (_, teacher)) in zip(norms, compared.items(), strict=True):
         if known.get(norm) != teacher.shape[-1]:
             fitting = [n for n, channels in known.items() if channels == teacher.shape[-1]]
             raise UserError(
-                f"method 'ofd': {norm!r} is no batch norm of the teacher with the "
+                f"method 'ofd': {norm!r} is not a batch norm of the teacher with the "
                 f"{teacher.shape[-1]} channels of {name}: choose from {', '.join(fitting)}"
             )
 
 
-def _measure(margin: Any, teacher: Array, axis_name: str | None) -> Any:
-    """The running mean of negative responses [c], and over how many batches, with one more.
+def _update_margin(margin: Any, teacher: Array, axis_name: str | None) -> Any:
+    """Updates the running mean [c] of negative responses, and the number of batches [c], by one.
 
-    A batch in which a channel has no negative response says nothing about it.
+    A batch in which a channel has no negative response is not counted for that channel.
     """
     below = teacher < 0
     negative = jnp.where(below, teacher, 0.0).astype(jnp.float32)
     sums = (jnp.sum(negative, (0, 1, 2)), jnp.sum(below, (0, 1, 2), dtype=jnp.float32))
-    # Means over devices: the quotient is that of the sums.
+    # Averaging numerator and denominator over devices leaves their quotient unchanged.
     total, count = parallel.pmean(sums, axis_name)
     batches = margin["batches"] + (count > 0)
     step = (total / jnp.maximum(count, 1e-9) - margin["mean"]) / jnp.maximum(batches, 1.0)

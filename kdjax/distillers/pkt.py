@@ -1,4 +1,7 @@
-"""Probabilistic knowledge transfer (Passalis & Tefas 2018)."""
+"""Probabilistic knowledge transfer.
+
+Passalis & Tefas 2018, "Learning deep representations with probabilistic knowledge transfer".
+"""
 
 from kdjax import losses, parallel
 from kdjax.distillers.combine import for_each_teacher
@@ -7,10 +10,10 @@ from kdjax.types import Context, Distiller, MethodLoss, Variables
 
 
 def pkt() -> Distiller:
-    """KL between the probabilities that cosine similarities in the whole batch define.
+    """KL between the conditional probabilities given by cosine similarities in the whole batch.
 
-    Taps: `pre_logits`. Trains: the student alone. Usual weight: 30000 beside 1 of
-    cross-entropy (RepDistiller).
+    Taps: `pre_logits`. Trains: only the student. Usual weight: 30000, with 1 for cross-entropy
+    (RepDistiller).
     """
 
     def loss(variables: Variables, context: Context) -> MethodLoss:

@@ -1,4 +1,7 @@
-"""Relational knowledge distillation (Park et al. 2019)."""
+"""Relational knowledge distillation.
+
+Park et al. 2019, "Relational knowledge distillation".
+"""
 
 from kdjax import losses, parallel
 from kdjax.distillers.combine import for_each_teacher
@@ -7,17 +10,17 @@ from kdjax.types import Context, Distiller, MethodLoss, Variables
 
 
 def rkd(*, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Distiller:
-    """Huber losses on the distances of pairs and the angles of triplets of the whole batch.
+    """Huber losses on pairwise distances and triplet angles in the whole batch.
 
-    Every device compares its own examples' relations to all others. The memory for
-    triplets grows as the square of the batch times a device's share of it.
+    Each device compares the relations of its own examples to all others. With b examples in
+    the batch and n on the device, the angles take O(b^2 n) memory.
 
-    Taps: `pre_logits`. Trains: the student alone. Usual weight: 1 beside 1 of
-    cross-entropy (RepDistiller).
+    Taps: `pre_logits`. Trains: only the student. Usual weight: 1, with 1 for cross-entropy
+    (RepDistiller).
 
     Args:
-      distance_weight: of the pairs; 0 leaves them out (RKD-A).
-      angle_weight: of the triplets; 0 leaves them out (RKD-D).
+      distance_weight: weight of the distances; 0 omits them (RKD-A).
+      angle_weight: weight of the angles; 0 omits them (RKD-D).
     """
 
     def loss(variables: Variables, context: Context) -> MethodLoss:

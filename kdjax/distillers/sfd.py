@@ -1,4 +1,4 @@
-"""Simple feature distillation, of the CIFAR-10 survey (section 4.0.1)."""
+"""Simple feature distillation, from section 4.0.1 of the CIFAR-10 survey."""
 
 import jax.numpy as jnp
 
@@ -12,21 +12,21 @@ FORMS = ("map", "peak")
 
 
 def sfd(*, form: str = "map") -> Distiller:
-    """Mean squared difference of all stages' maps, the larger max-pooled to the smaller.
+    """Mean squared difference of the maps, the larger max-pooled to the smaller, summed.
 
-    The survey's code, which gave its results, differs from its text: it pools every map to
-    its maximum and counts, of the whole batch, only the largest distance between those of
-    teacher and student; that is `form="peak"`. Its networks have equal channels; where they
-    differ, the student's maps go through a 1x1 convolution.
+    The survey's code, which produced its results, differs from its text: it max-pools every
+    map globally and uses only the largest distance between teacher and student in the whole
+    batch. `form="peak"` reproduces the code. The survey's networks have equal numbers of
+    channels; where they differ, the student's maps pass through a 1x1 convolution.
 
-    Taps: `stem` and every stage. Trains: the student, and the convolutions where there
-    are any. Usual weight: 1 beside 1 of cross-entropy.
+    Taps: `stem` and all stages. Trains: the student, and the 1x1 convolutions if there are
+    any. Usual weight: 1, with 1 for cross-entropy.
 
     Args:
       form: one of `FORMS`.
 
     Raises:
-      UserError: on another form.
+      UserError: if the form is unknown.
     """
     if form not in FORMS:
         raise UserError(f"unknown form {form!r} of sfd: choose from {', '.join(FORMS)}")
@@ -40,7 +40,7 @@ def sfd(*, form: str = "map") -> Distiller:
         peaks = [x.max((1, 2)).astype(jnp.float32) for x in (student, teacher)]
         peaks = parallel.all_gather(peaks, axis_name)
         squares = jnp.sum(jnp.square(peaks[0] - peaks[1]), axis=-1)
-        # The root's gradient at zero is infinite.
+        # The gradient of the square root is infinite at zero.
         return jnp.sqrt(jnp.maximum(jnp.max(squares), 1e-12))
 
     def loss(variables: Variables, context: Context) -> MethodLoss:

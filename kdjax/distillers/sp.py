@@ -1,4 +1,7 @@
-"""Similarity-preserving distillation (Tung & Mori 2019)."""
+"""Similarity-preserving distillation.
+
+Tung & Mori 2019, "Similarity-preserving knowledge distillation".
+"""
 
 import jax.numpy as jnp
 
@@ -9,14 +12,14 @@ from kdjax.types import Context, Distiller, MethodLoss, Variables
 
 
 def sp(*, taps: tuple[str, ...] = ()) -> Distiller:
-    """Mean squared difference of the whole batch's similarity matrices (eq. 1 to 4).
+    """Mean squared difference of the similarity matrices of the whole batch (eq. 1 to 4).
 
-    Taps: the last stage. Trains: the student alone. Usual weight: 3000 beside 1 of
-    cross-entropy (RepDistiller).
+    Taps: the last stage. Trains: only the student. Usual weight: 3000, with 1 for cross-entropy
+    (RepDistiller).
 
     Args:
-      taps: instead of the last stage, `student:teacher` where the two differ; their
-        losses are added.
+      taps: taps to compare instead of the last stage, `student:teacher` where the names
+        differ; their losses are summed.
     """
 
     def loss(variables: Variables, context: Context) -> MethodLoss:

@@ -1,4 +1,7 @@
-"""Variational information distillation (Ahn et al. 2019)."""
+"""Variational information distillation.
+
+Ahn et al. 2019, "Variational information distillation for knowledge transfer".
+"""
 
 import math
 
@@ -17,12 +20,12 @@ _EPS = 1e-5
 
 
 class Gaussian(Adapter):
-    """The variational distribution of a teacher's map, given the student's.
+    """The Gaussian variational distribution of a teacher's map given the student's .
 
     Attributes:
-      features: c, the teacher's channels.
-      size: (h, w), to which the student's map is averaged.
-      variance: that every channel starts with.
+      features: channels of the teacher's map.
+      size: (h, w) to which the student's map is average-pooled.
+      variance: initial variance of every channel.
     """
 
     features: int = 1
@@ -31,7 +34,7 @@ class Gaussian(Adapter):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """[b, ., ., .] -> mean [b, h, w, c] and log-scale [c], as `losses.vid` takes them."""
+        """Maps [b, h', w', c'] to the mean [b, h, w, c] and the log-scale [c] of `losses.vid`."""
         x = losses.adaptive_average_pool(x, self.size)
         for i in range(3):
             x = self.conv(self.features, 1)(relu(x) if i else x)
@@ -41,20 +44,20 @@ class Gaussian(Adapter):
 
 
 def vid(*, taps: tuple[str, ...] = ()) -> Distiller:
-    """Negative log-likelihood of the teacher's maps given the student's, added over the stages.
+    """Negative log-likelihood of the teacher's maps given the student's, summed over the stages.
 
-    Three 1x1 convolutions give the mean, a parameter a channel the variance, which starts
-    at 5. Negative where the prediction is good: the logarithm of the variance counts.
+    Three 1x1 convolutions predict the mean; each channel has one trainable variance, initially
+    5. Because the loss includes the logarithm of the variance, it may become negative.
 
-    Taps: every stage. Trains: the student, the convolutions, the variances. Usual
-    weight: 1 beside 1 of cross-entropy (RepDistiller).
+    Taps: all stages. Trains: the student, the convolutions and the variances. Usual weight: 1,
+    with 1 for cross-entropy (RepDistiller).
 
     Args:
-      taps: instead of the stages, `student:teacher` where the two differ.
+      taps: taps to compare instead of the stages, `student:teacher` where the names differ.
     """
 
     def adapters(context: Context) -> Adapters:
-        built = {}
+        built: dict[str, tuple[Gaussian, Array]] = {}
         for name, (student, teacher) in maps("vid", context, taps).items():
             size, features = losses.smaller_size(student, teacher), teacher.shape[-1]
             module = Gaussian.for_input(student, context, features=features, size=size)

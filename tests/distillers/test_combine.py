@@ -25,7 +25,7 @@ def _context(step=0, teachers=1):
 
 
 def _counter(start):
-    """A method with a parameter, a state that counts its calls, and a metric."""
+    """A method with a parameter, a state that counts calls, and metrics."""
 
     def init(rng, context):
         return {"params": {"w": jnp.float32(start)}, "state": {"calls": jnp.int32(0)}}
@@ -43,7 +43,7 @@ def _evaluate(distiller, context):
     return distiller.loss(distiller.init(jax.random.key(0), context), context)
 
 
-def test_the_sum_is_that_of_weights_times_means():
+def test_weighted_sum_is_the_sum_of_weighted_means():
     context = _context()
     both = distillers.weighted_sum(
         label=(0.1, distillers.cross_entropy()), kd=(0.9, distillers.kd(temperature=2.0))
@@ -57,7 +57,7 @@ def test_the_sum_is_that_of_weights_times_means():
     assert state == {"label": {}, "kd": {"teacher0": {}}}
 
 
-def test_a_scheduled_weight_follows_the_step_and_is_logged():
+def test_a_scheduled_weight_depends_on_the_step_and_is_logged():
     method = distillers.weighted_sum(
         ce=(lambda step: jnp.where(step < 5, 2.0, 0.0), distillers.cross_entropy())
     )
@@ -69,7 +69,7 @@ def test_a_scheduled_weight_follows_the_step_and_is_logged():
         np.testing.assert_allclose(metrics["ce"], plain, rtol=1e-6)
 
 
-def test_each_term_has_its_own_parameters_state_metrics_and_randomness():
+def test_terms_have_separate_parameters_state_metrics_and_keys():
     method = distillers.weighted_sum(a=(1.0, _counter(1.0)), b=(10.0, _counter(2.0)))
     variables = method.init(jax.random.key(0), _context())
     chex.assert_trees_all_equal(
@@ -86,7 +86,7 @@ def test_each_term_has_its_own_parameters_state_metrics_and_randomness():
     assert metrics["a/noise"] != metrics["b/noise"]
 
 
-def test_terms_are_initialised_from_different_keys():
+def test_terms_are_initialised_with_different_keys():
     def init(rng, context):
         return {"params": jax.random.normal(rng, (3,)), "state": {}}
 
@@ -97,7 +97,7 @@ def test_terms_are_initialised_from_different_keys():
     assert not np.allclose(params["a"], params["b"])
 
 
-def test_gradients_reach_each_terms_parameters_times_its_weight():
+def test_gradients_of_a_term_are_scaled_by_its_weight():
     method = distillers.weighted_sum(a=(1.0, _counter(1.0)), b=(10.0, _counter(2.0)))
     variables = method.init(jax.random.key(0), _context())
 
@@ -110,7 +110,7 @@ def test_gradients_reach_each_terms_parameters_times_its_weight():
     )
 
 
-def test_a_sum_of_sums_is_a_sum():
+def test_weighted_sums_can_be_nested():
     context = _context()
     inner = distillers.weighted_sum(ce=(0.5, distillers.cross_entropy()))
     outer = distillers.weighted_sum(x=(2.0, inner), kd=(1.0, distillers.kd()))
@@ -120,7 +120,7 @@ def test_a_sum_of_sums_is_a_sum():
     assert set(metrics) == {"x", "x/ce", "kd"}
 
 
-def test_kd_with_several_teachers_is_the_mean_of_their_losses():
+def test_losses_are_averaged_over_teachers():
     context = _context(teachers=2)
     student = context.student.logits
     expected = (losses.kd(student, context.teachers[0].logits) / 2) + (
@@ -129,12 +129,12 @@ def test_kd_with_several_teachers_is_the_mean_of_their_losses():
     np.testing.assert_allclose(_evaluate(distillers.kd(), context).value, expected, rtol=1e-5)
 
 
-def test_a_method_that_needs_a_teacher_says_so():
+def test_a_missing_teacher_is_reported():
     with pytest.raises(UserError, match="method 'kd' needs a teacher"):
         distillers.kd().init(jax.random.key(0), _context(teachers=0))
 
 
-def test_a_teacher_with_other_classes_is_refused_with_both_numbers():
+def test_a_teacher_with_other_classes_is_refused():
     context = _context().replace(teachers=(_outputs(1), _outputs(1, k=7)))
     with pytest.raises(UserError, match="'kd': the teacher has 7 classes, the student 3"):
         distillers.kd().init(jax.random.key(0), context)

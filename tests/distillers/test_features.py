@@ -1,4 +1,4 @@
-"""What is particular to the methods that compare feature maps."""
+"""Behaviour specific to methods that compare feature maps."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def _value(distiller, context):
     return distiller.loss(distiller.init(jax.random.key(0), context), context).value
 
 
-def test_losses_of_stages_are_added():
+def test_losses_are_summed_over_the_stages():
     student, teacher = _equal_stages()
     context = _context(student, teacher)
     for method, loss in ((distillers.at, losses.attention_transfer), (distillers.nst, losses.nst)):
@@ -56,7 +56,7 @@ def test_sp_compares_the_last_stage():
     np.testing.assert_allclose(_value(distillers.sp(), _context(student, teacher)), expected)
 
 
-def test_ab_weighs_a_stage_half_as_much_as_the_next():
+def test_ab_gives_a_stage_half_the_weight_of_the_next():
     student, teacher = _equal_stages()
     one, two = (
         losses.activation_boundary(student[f"stage{i}_pre"], teacher[f"stage{i}_pre"])
@@ -68,7 +68,7 @@ def test_ab_weighs_a_stage_half_as_much_as_the_next():
     )
 
 
-def test_fsp_needs_no_adapter_between_equal_channels():
+def test_fsp_has_no_adapters_when_channels_are_equal():
     student, teacher = _equal_stages()
     context = _context(student, teacher)
     distiller = distillers.fsp()
@@ -81,7 +81,7 @@ def test_fsp_needs_no_adapter_between_equal_channels():
     np.testing.assert_allclose(_value(distiller, context), expected, rtol=1e-5)
 
 
-def test_ofd_measures_the_mean_of_the_negative_responses_over_batches():
+def test_ofd_estimates_margins_as_the_mean_negative_response_over_batches():
     student, teacher = _equal_stages()
     never = jnp.abs(teacher["stage2_pre"][..., :1])
     teacher["stage2_pre"] = teacher["stage2_pre"].at[..., :1].set(never)
@@ -100,7 +100,7 @@ def test_ofd_measures_the_mean_of_the_negative_responses_over_batches():
     assert margins["stage2_pre"]["mean"][0] == 0
 
 
-def test_ofd_computes_margins_from_the_norms_it_is_given():
+def test_ofd_computes_margins_from_given_norms():
     student, teacher = _equal_stages()
     params = {
         "bn1": {"scale": jnp.full(2, 1.5), "bias": jnp.full(2, 0.2)},
@@ -130,15 +130,18 @@ def test_ofd_computes_margins_from_the_norms_it_is_given():
 @pytest.mark.parametrize(
     ("norms", "message"),
     [
-        (("bn1",), "needs a norm for each of stage1_pre, stage2_pre"),
+        (("bn1",), "needs one norm for each of stage1_pre, stage2_pre: got bn1"),
         (
             ("bn2", "bn1"),
-            "'bn2' is no batch norm of the teacher with the 2 channels of .* from bn1",
+            "'bn2' is not a batch norm of the teacher with the 2 channels of .* from bn1",
         ),
-        (("bn1", "fc"), "'fc' is no batch norm of the teacher with the 3 channels of .* from bn2"),
+        (
+            ("bn1", "fc"),
+            "'fc' is not a batch norm of the teacher with the 3 channels of .* from bn2",
+        ),
     ],
 )
-def test_ofd_says_which_norms_fit(norms, message):
+def test_ofd_reports_the_norms_that_fit(norms, message):
     student, teacher = _equal_stages()
     params = {f"bn{i}": {"scale": jnp.ones(i + 1), "bias": jnp.ones(i + 1)} for i in (1, 2)}
     params["fc"] = {"kernel": jnp.ones((3, 2))}
@@ -148,14 +151,14 @@ def test_ofd_says_which_norms_fit(norms, message):
         )
 
 
-def test_ft_trains_the_paraphraser_by_its_reconstruction_and_nothing_else():
+def test_each_stage_of_ft_trains_its_own_adapter_only():
     student, teacher = _equal_stages()
     context = _context(student, teacher)
     for stage, trained in (("paraphraser", {"paraphraser"}), ("translator", {"translator"})):
         distiller = distillers.ft(stage=stage)
         variables = distiller.init(jax.random.key(0), context)
         assert {name.split("_")[0] for name in variables["params"]["teacher0"]} == trained
-    # In stage two the paraphraser is state, and stays what it was.
+    # In the second stage the paraphraser is state and does not change.
     assert any("paraphraser" in name for name in variables["state"]["teacher0"])
     state = distiller.loss(variables, context).state["teacher0"]
     for name, before in variables["state"]["teacher0"].items():
@@ -163,7 +166,7 @@ def test_ft_trains_the_paraphraser_by_its_reconstruction_and_nothing_else():
             assert jax.tree.all(jax.tree.map(jnp.array_equal, state[name], before))
 
 
-def test_fts_factors_send_no_gradient_to_the_paraphraser():
+def test_ft_trains_the_paraphraser_by_its_reconstruction_only():
     student, teacher = _equal_stages()
     context = _context(student, teacher)
     joint = distillers.ft()
@@ -189,7 +192,7 @@ def test_fts_factors_send_no_gradient_to_the_paraphraser():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), both, only)
 
 
-def test_sfds_peak_is_the_largest_distance_of_the_batchs_maxima():
+def test_sfd_peak_is_the_largest_distance_between_maxima_in_the_batch():
     student, teacher = _equal_stages()
     expected = 0.0
     for name in ("stem", "stage1", "stage2"):
@@ -206,12 +209,12 @@ def test_sfds_peak_is_the_largest_distance_of_the_batchs_maxima():
         (lambda: distillers.ft(stage="last"), "unknown stage 'last' of ft: choose from joint"),
     ],
 )
-def test_bad_arguments_are_one_line(create, message):
+def test_bad_arguments_are_one_line_errors(create, message):
     with pytest.raises(UserError, match=message):
         create()
 
 
-def test_several_teachers_have_adapters_of_their_own():
+def test_each_teacher_has_its_own_adapters():
     student, teacher = _equal_stages()
     context = _context(student, teacher)
     other = Outputs(context.teacher.logits, {k: 2 * v for k, v in teacher.items()})

@@ -1,7 +1,12 @@
-"""What holds for every network: counts, taps, types, sizes, errors."""
+"""Properties that all networks share: parameter counts, taps, dtypes, image sizes, errors.
+
+Every network of kdjax.models is tested. Parameter counts are in the tables below, or in the
+test file of the network's own module.
+"""
 
 import functools
 import math
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -12,9 +17,9 @@ import pytest
 from kdjax import UserError, models
 from kdjax.models.layers import Model
 
-# Parameters at 100 classes. RepDistiller's and torchvision's code; the others are
-# from Table 1 of "Understanding Teacher-Student Architectural Choices" (9.80 M,
-# 1.48 M; its 1.61 M for V3-small counts no batch norm) and pytorch-cifar-models.
+# Parameters at 100 classes: from the code of RepDistiller and torchvision; the others from
+# Table 1 of "Understanding Teacher-Student Architectural Choices" (9.80 M, 1.48 M; its
+# 1.61 M for V3-small excludes batch norm) and pytorch-cifar-models.
 COUNTS_100 = {
     "resnet8": 83_892,
     "resnet14": 181_108,
@@ -42,7 +47,8 @@ COUNTS_100 = {
     "shufflenetv1": 949_258,
     "shufflenetv2": 1_355_528,
 }
-# At 10 classes: Table 2 of the CIFAR-10 survey, its repository's comments, RepDistiller.
+# Parameters at 10 classes: from Table 2 of the CIFAR-10 survey, comments in its repository,
+# and RepDistiller.
 COUNTS_10 = {
     "distiller_resnet8": 89_322,
     "distiller_resnet14": 186_538,
@@ -62,7 +68,7 @@ COUNTS_10 = {
     "resnet34": 21_282_122,
     "lenet": 62_006,
 }
-# In millions, as pytorch-cifar-models' table has them for CIFAR-100.
+# Millions of parameters at 100 classes, from pytorch-cifar-models' table for CIFAR-100.
 MILLIONS_100 = {
     "vgg13_bn": 9.99,
     "vgg16_bn": 15.30,
@@ -76,17 +82,27 @@ MILLIONS_100 = {
     "shufflenetv2_x2_0": 5.55,
 }
 
-# All but most of the WRNs, which are one class with two numbers.
+COUNTED = COUNTS_100.keys() | COUNTS_10.keys() | MILLIONS_100.keys()
+
+
+def is_classifier(name):
+    try:
+        return isinstance(models.create(name, num_classes=10), Model)
+    except UserError:
+        return False
+
+
+# Of the WRNs, which differ only in depth and width, a few.
 CLASSIFIERS = [
     name
     for name in models.names()
-    if name != "generator" and (not name.startswith("wrn") or name in COUNTS_100 | COUNTS_10)
+    if is_classifier(name) and (not name.startswith("wrn") or name in COUNTED)
 ]
 
 
 @functools.cache
 def traced(name, **attributes):
-    """Outputs, variables and the names of the taps in order, of one image."""
+    """Abstract outputs and variables for one image, and the taps in order of computation."""
     model = models.create(name, **({"num_classes": 100} | attributes))
     order = []
 
@@ -103,35 +119,37 @@ def count(variables):
 
 
 @pytest.mark.parametrize("name", COUNTS_100)
-def test_parameters_100_classes(name):
+def test_parameter_count_with_100_classes(name):
     assert count(traced(name)[1]) == COUNTS_100[name]
 
 
 @pytest.mark.parametrize("name", COUNTS_10)
-def test_parameters_10_classes(name):
-    # Ten classes instead of a hundred: ninety rows fewer in the last layer.
+def test_parameter_count_with_10_classes(name):
+    # The traced networks have 100 classes: 90 more rows in the last layer.
     outputs, variables, _ = traced(name)
     assert count(variables) - 90 * (outputs.taps["pre_logits"].shape[1] + 1) == COUNTS_10[name]
 
 
 @pytest.mark.parametrize("name", MILLIONS_100)
-def test_parameters_in_millions(name):
+def test_parameter_count_in_millions(name):
     assert count(traced(name)[1]) / 1e6 == pytest.approx(MILLIONS_100[name], abs=0.00501)
 
 
-def test_parameters_imagenet_stem():
-    # torchvision's documentation, 1000 classes.
+def test_parameter_count_with_an_imagenet_stem():
+    # From torchvision's documentation, at 1000 classes.
     counts = {"resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032}
     for name, expected in counts.items():
         assert count(traced(name, num_classes=1000, stem="imagenet")[1]) == expected
 
 
-def test_every_model_has_a_count():
-    assert set(CLASSIFIERS) == COUNTS_100.keys() | COUNTS_10.keys() | MILLIONS_100.keys()
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_every_model_is_counted_or_its_module_has_a_test_file(name):
+    module = type(models.create(name, num_classes=10)).__module__.rpartition(".")[2]
+    assert name in COUNTED or (Path(__file__).parent / f"test_{module}.py").exists()
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_taps(name):
+def test_taps_and_variables(name):
     outputs, variables, order = traced(name)
     taps = outputs.taps
     stages = len(taps) // 2 - 1
@@ -153,25 +171,17 @@ def test_taps(name):
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
 
 
-# One a class.
-FAMILIES = [
-    "resnet8",
-    "resnet18",
-    "distiller_resnet8",
-    "wrn_10_1",
-    "vgg8",
-    "vgg11_bn",
-    "mobilenetv2_half",
-    "mobilenetv2_x0_5",
-    "mobilenetv3_small",
-    "shufflenetv1",
-    "shufflenetv2_x0_5",
-    "lenet",
-]
+# The first network of each class: the shallowest or narrowest.
+FAMILIES = list(
+    {
+        type(models.create(name, num_classes=10)): name
+        for name in sorted(CLASSIFIERS, key=lambda name: (len(name), name), reverse=True)
+    }.values()
+)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_bfloat16_other_sizes_and_channels(name):
+def test_bfloat16_with_other_image_sizes_and_channels(name):
     model = models.create(name, num_classes=7, in_channels=1, dtype=jnp.bfloat16)
     shape = jax.ShapeDtypeStruct((2, 45, 36, 1), jnp.float32)
     outputs, variables = jax.eval_shape(
@@ -183,9 +193,8 @@ def test_bfloat16_other_sizes_and_channels(name):
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_training(name):
-    """Updates the statistics and nothing else, and drops where the original does."""
+def trace_training(name):
+    """The variables, and a traced training step that has a key for dropout."""
     model = models.create(name, num_classes=100)
     variables = traced(name)[1]
 
@@ -193,19 +202,41 @@ def test_training(name):
         rngs = {"dropout": jax.random.key(0)}
         return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)[1]
 
-    traced_train = jax.jit(train).trace(variables, model.example())
+    return variables, jax.jit(train).trace(variables, model.example())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_training_updates_the_batch_statistics_and_nothing_else(name):
+    variables, step = trace_training(name)
     statistics = {k: v for k, v in variables.items() if k == "batch_stats"}
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), statistics)
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), traced_train.out_info) == shapes
-    dropping = {"vgg11_bn", "mobilenetv2_x0_5", "mobilenetv3_small"}
-    assert ("random_bits" in str(traced_train.jaxpr)) == (name in dropping)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), step.out_info) == shapes
+
+
+@pytest.mark.parametrize(
+    ("name", "dropout"),
+    [
+        ("resnet8", False),
+        ("wrn_10_1", False),
+        ("vgg8", False),
+        ("vgg11_bn", True),
+        ("mobilenetv2_half", False),
+        ("mobilenetv2_x0_5", True),
+        ("mobilenetv3_small", True),
+        ("shufflenetv1", False),
+        ("shufflenetv2", False),
+        ("lenet", False),
+    ],
+)
+def test_dropout_is_used_where_the_original_uses_it(name, dropout):
+    assert ("random_bits" in str(trace_training(name)[1].jaxpr)) == dropout
 
 
 @pytest.mark.parametrize(
     ("name", "height", "smallest"),
     [("vgg8", 7, 8), ("vgg16_bn", 31, 32), ("lenet", 15, 16), ("distiller_resnet8", 12, 13)],
 )
-def test_too_small_images(name, height, smallest):
+def test_images_that_are_too_small_are_refused(name, height, smallest):
     model = models.create(name, num_classes=10)
 
     def shape(size):
@@ -217,7 +248,7 @@ def test_too_small_images(name, height, smallest):
     assert 0 not in shape(smallest).taps["pre_logits"].shape
 
 
-def test_wrong_channels():
+def test_images_with_the_wrong_channels_are_refused():
     model = models.create("resnet8", num_classes=10)
     with pytest.raises(UserError, match=r"\(1, 32, 32, 1\); .*\[batch, height, width, 3\]"):
         jax.eval_shape(
@@ -251,14 +282,14 @@ def test_wrong_channels():
         ("generator", {"image_shape": (32, 32)}, "is not a sequence of 3 positive integers"),
     ],
 )
-def test_create_errors(name, attributes, message):
+def test_mistakes_in_create_are_one_line_errors(name, attributes, message):
     with pytest.raises(UserError, match=message) as error:
         models.create(name, **attributes)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small"])
-def test_unknown_stem(name):
+def test_an_unknown_stem_is_refused(name):
     with pytest.raises(UserError, match=r"stem='large': choose"):
         traced(name, stem="large")
 
@@ -271,8 +302,8 @@ def test_jit_equals_eager(compiled, random_variables):
     np.testing.assert_allclose(compiled(model.apply, variables, images).logits, eager, rtol=1e-4)
 
 
-def test_synchronised_batch_norm(compiled, random_variables):
-    """Over a mapped axis the statistics are those of the whole batch."""
+def test_batch_norm_is_synchronised_over_a_mapped_axis(compiled, random_variables):
+    """Over a mapped axis, the statistics are those of the whole batch."""
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
     alone = models.create("resnet8", num_classes=10)
     together = models.create("resnet8", num_classes=10, axis_name="devices")
@@ -300,7 +331,7 @@ class Dropping(Model):
         return self.drop(images, 0.5, train)
 
 
-def test_dropout_only_in_training_with_a_key():
+def test_dropout_needs_training_mode_and_a_key():
     model, images = Dropping(num_classes=1), jnp.ones((2, 4, 4, 3))
     rngs = {"dropout": jax.random.key(0)}
     dropped = model.apply({}, images, train=True, rngs=rngs)
@@ -309,8 +340,8 @@ def test_dropout_only_in_training_with_a_key():
     np.testing.assert_array_equal(model.apply({}, images, train=False, rngs=rngs), images)
 
 
-def test_initial_spread(compiled):
-    """He's normal by fan-out in RepDistiller's, PyTorch's uniform in the survey's."""
+def test_initial_scale_of_the_weights(compiled):
+    """He's normal by fan-out in RepDistiller's networks, PyTorch's default in the survey's."""
 
     def params(name):
         model = models.create(name, num_classes=10)
