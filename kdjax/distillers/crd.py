@@ -1,4 +1,7 @@
-"""Contrastive representation distillation (Tian et al. 2020)."""
+"""Contrastive representation distillation.
+
+Tian et al. 2020, "Contrastive representation distillation".
+"""
 
 from typing import Any
 
@@ -23,37 +26,38 @@ def crd(
     momentum: float = 0.5,
     memory: str = "bank",
 ) -> Distiller:
-    """Tells an image's embedding by the other network from those of other classes' images.
+    """Noise-contrastive estimation between each network's embeddings and the other's memory.
 
-    Both networks' embeddings are scored against the other's memory by noise-contrastive
-    estimation. Three memories:
+    The positive of an example is the other network's embedding of the same image; negatives are
+    the other network's embeddings of images of other classes. There are three memories:
 
-    - `bank`, the paper's: an embedding of every training image, averaged with momentum
-      after it was scored. It takes 2 N features floats; scores of a batch against all of
-      it are one matrix product. Negatives are drawn without replacement among the other
-      classes, in every step anew: a window, which starts at random for each example, of
-      the step's permutation of the bank. Where there are fewer than `negatives`, all of
-      them count equally often: the mean of drawing with replacement.
-    - `queue`: the last `negatives` embeddings, for data too large for a bank.
+    - `bank`, the paper's: one embedding of every training image, updated with momentum after it
+      has been scored. It holds 2 N `features` floats for N training images, and a batch is
+      scored against all of it in one matrix product. Negatives are drawn without replacement,
+      anew in every step: for each example, a window with random start in a permutation of the
+      bank that the step's examples share. If there are fewer than `negatives` candidates, all
+      of them count equally, as drawing with replacement would on average.
+    - `queue`: the last `negatives` embeddings, for data sets too large for a bank.
     - `batch`: the other embeddings of the whole batch.
 
-    In the latter two every one of another class is a negative, and the positive is the
-    other network's embedding of the same view. The normalisers are set by the first
-    batch and then kept, as in the authors' code.
+    With `queue` and `batch`, all embeddings of other classes are negatives, and the positive is
+    the other network's embedding of the same view. The normalisers Z are estimated from the
+    first batch and then kept, as in the authors' code.
 
-    Taps: `pre_logits`. Trains: the student and a linear layer behind each network. State:
-    memory and normalisers, the same on every device. Usual weight: 0.8 beside 1 of
-    cross-entropy (RepDistiller).
+    Taps: `pre_logits`. Trains: the student, and a linear embedding of each network. State:
+    memory and normalisers, equal on all devices. Usual weight: 0.8, with 1 for cross-entropy
+    (RepDistiller).
 
     Args:
       features: dimensions of the embeddings.
-      negatives: K, for an example.
-      temperature: by which cosines are divided.
-      momentum: of the bank, in [0, 1).
+      negatives: K, the number of negatives per example.
+      temperature: tau > 0, by which cosine similarities are divided.
+      momentum: momentum of the bank, in [0, 1).
       memory: one of `MEMORIES`.
 
     Raises:
-      UserError: on another memory, or fewer than one negative.
+      UserError: if the memory is unknown or `negatives` is less than one; from `init`, if the
+        bank's training labels are missing from the context.
     """
     if memory not in MEMORIES:
         raise UserError(f"unknown memory {memory!r} of crd: choose from {', '.join(MEMORIES)}")
@@ -77,7 +81,7 @@ def crd(
                 size = len(context.train_labels)
             else:
                 state |= {"labels": jnp.full(size, _EMPTY), "next": jnp.zeros((), jnp.int32)}
-            # The authors' start: a variance of 1 / features.
+            # As in the authors' code, with variance 1 / features.
             bound = (3 / features) ** 0.5
             keys = dict(zip(_SIDES, jax.random.split(memory_key), strict=True))
             state["memory"] = {
@@ -101,9 +105,9 @@ def crd(
             keys, key_labels = state["memory"], jnp.asarray(context.train_labels)
             positives = {side: bank[context.index] for side, bank in keys.items()}
             known = key_labels[context.index]
-            places = jnp.arange(len(key_labels))
+            indices = jnp.arange(len(key_labels))
             other = (key_labels[None] != known[:, None]) | (key_labels[None] < 0)
-            other &= places[None] != context.index[:, None]
+            other &= indices[None] != context.index[:, None]
             counts = draw_negatives(
                 context.rng, other, negatives, parallel.places(len(labels), context.axis_name)
             )
@@ -128,30 +132,30 @@ def crd(
             value += losses.crd_nce(scores / normalizer, len(key_labels), counts=counts)
         state = state | {"normalizers": jnp.stack(normalizers)}
         if memory == "bank":
-            state["memory"] = _averaged(state["memory"], index, whole, momentum)
+            state["memory"] = _update_bank(state["memory"], index, whole, momentum)
         elif memory == "queue":
-            state |= _pushed(state, whole, whole_labels)
+            state |= _push(state, whole, whole_labels)
         return MethodLoss(value, state, {})
 
     return for_each_teacher("crd", loss, init)
 
 
-# The label of a place in the queue that nothing was written to yet.
+# The label of an entry of the queue that has not been written yet.
 _EMPTY = -2
 
 
-def draw_negatives(rng: Array, other: Array, negatives: int, places: Array) -> Array:
-    """How often each key counts for each example, without replacement where there are enough.
+def draw_negatives(rng: Array, other: Array, negatives: int, indices: Array) -> Array:
+    """Draws negatives for each example, without replacement if there are enough candidates.
 
     Args:
       rng: the step's key, the same on every device.
-      other: bool [b, n], the keys that may be drawn.
-      negatives: K, how many.
-      places: int [b], of the examples in the whole batch.
+      other: bool [b, n], the candidates among the keys.
+      negatives: K, the number of negatives per example.
+      indices: int [b], positions of the examples in the whole batch.
 
     Returns:
-      float32 [b, n], zeros and ones with K ones a row; where fewer than K may be drawn,
-      each of them counts K divided by their number.
+      float32 [b, n], how often each key counts: K ones per row and otherwise zeros. If there
+      are m < K candidates, each of them counts K / m times.
     """
     pool = jnp.sum(other, axis=1, keepdims=True)
     repeats = jnp.maximum(negatives / jnp.maximum(pool, 1), 1.0)
@@ -159,24 +163,24 @@ def draw_negatives(rng: Array, other: Array, negatives: int, places: Array) -> A
         return jnp.where(other, repeats, 0.0)
     order_key, start_key = jax.random.split(rng)
     order = jax.random.permutation(order_key, other.shape[1])
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(start_key, places)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(start_key, indices)
     start = jax.vmap(lambda key, n: jax.random.randint(key, (1,), 0, jnp.maximum(n, 1)[0]))
-    # The rank of a key among those that may be drawn, in the permuted order.
+    # The rank of each key among the candidates, in the permuted order.
     rank = (jnp.cumsum(other[:, order], axis=1) - 1)[:, jnp.argsort(order)]
     inside = (rank - start(keys, pool)) % jnp.maximum(pool, 1) < negatives
     return jnp.where(other & inside, repeats, 0.0)
 
 
 def _weighted_mean(scores: Array, counts: Array) -> Array:
-    """[b]: the mean of the positive's score and the negatives', each as often as it counts."""
+    """The mean [b] of the scores of the positive and the negatives, weighted by their counts."""
     negatives = jnp.sum(jnp.where(counts > 0, counts * scores[:, 1:], 0.0), axis=1)
     return (scores[:, 0] + negatives) / (1 + jnp.sum(counts, axis=1))
 
 
-def _averaged(bank: Any, index: Array, whole: Any, momentum: float) -> Any:
-    """The bank with the batch's embeddings averaged in, of unit length."""
-    # An example may be twice in a batch that spans two epochs. Which of two writes to one
-    # place wins is not defined, and must be the same on all devices: the first.
+def _update_bank(bank: Any, index: Array, whole: Any, momentum: float) -> Any:
+    """Averages the batch's embeddings into the bank and normalises them to unit length."""
+    # A batch that spans two epochs may contain an example twice. The result of two writes to
+    # one index is undefined, but must be the same on all devices: only the first is written.
     twice = jnp.tril(index[:, None] == index[None], -1).any(axis=1)
     target = jnp.where(twice, len(next(iter(bank.values()))), index)
     return {
@@ -188,8 +192,8 @@ def _averaged(bank: Any, index: Array, whole: Any, momentum: float) -> Any:
     }
 
 
-def _pushed(state: Any, whole: Any, labels: Array) -> Any:
-    """The queue with the batch in the places of its oldest."""
+def _push(state: Any, whole: Any, labels: Array) -> Any:
+    """Replaces the oldest entries of the queue with the batch."""
     size = len(state["labels"])
     kept = min(size, len(labels))
     target = (state["next"] + jnp.arange(kept)) % size

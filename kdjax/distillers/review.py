@@ -1,4 +1,7 @@
-"""Knowledge review (Chen et al. 2021, "Distilling knowledge via knowledge review")."""
+"""Knowledge review.
+
+Chen et al. 2021, "Distilling knowledge via knowledge review".
+"""
 
 import flax.linen as nn
 import jax
@@ -12,39 +15,50 @@ from kdjax.models.layers import uniform_fan_in, uniform_fan_in_kernel
 from kdjax.types import Array, Context, Distiller, MethodLoss, UserError, Variables
 
 FUSIONS = ("none", "pairs", "sum", "attention")
-RESIDUALS = ("middle", "output")
+RESIDUALS = ("mid", "output")
 PREACTIVATIONS = ("none", "teacher", "both")
 
 
 class Fusion(Adapter):
-    """One attention-based fusion (ABF, figure 3a): a student's map and what was fused so far.
+    """Attention-based fusion (ABF, figure 3a) of a student's map with the deeper levels' residual.
 
     Attributes:
       target: (h, w, c) of the teacher's map.
-      middle: channels in which the fusion takes place.
-      attention: whether two maps weigh what is added, place by place.
-      residual: one of `RESIDUALS`.
+      mid_channels: channels in which the maps are fused; unused if `residual` is "output",
+        where it is c.
+      attention: whether two attention maps weight the summands at each position.
+      residual: one of `RESIDUALS`, the map passed on to the next shallower level.
     """
 
     target: tuple[int, int, int] = (1, 1, 1)
-    middle: int = 1
+    mid_channels: int = 1
     attention: bool = True
-    residual: str = "middle"
+    residual: str = "mid"
 
-    # kaiming_uniform_(a=1)
+    # PyTorch's kaiming_uniform_(a=1).
     kernel_init = staticmethod(jax.nn.initializers.variance_scaling(1.0, "fan_in", "uniform"))
 
     @nn.compact
     def __call__(self, x: Array, deeper: Array | None = None) -> tuple[Array, Array]:
-        """[b, ., ., .] and the next deeper level's residual -> [b, h, w, c], the residual."""
+        """Fuses two maps.
+
+        Args:
+          x: the student's map [b, h', w', c'].
+          deeper: the residual of the next deeper level, if there is one.
+
+        Returns:
+          The map to compare with the teacher's [b, h, w, c], and the residual for the next
+          shallower level.
+        """
         norm = self.batch_norm(train=True)
         h, w, c = self.target
         direct = self.residual == "output"
-        middle, kernel = (c, 3) if direct else (self.middle, 1)
-        x = self.conv_norm(x, norm, ("conv1", "bn1"), middle, kernel)
+        mid_channels, kernel = (c, 3) if direct else (self.mid_channels, 1)
+        x = self.conv_norm(x, norm, ("conv1", "bn1"), mid_channels, kernel)
         if deeper is not None:
             if direct:
-                deeper = self.conv_norm(deeper, norm, ("conv_deeper", "bn_deeper"), middle, kernel)
+                names = ("conv_deeper", "bn_deeper")
+                deeper = self.conv_norm(deeper, norm, names, mid_channels, kernel)
             deeper = losses.nearest_resize(deeper, (x.shape[1], x.shape[2]))
             if self.attention:
                 attention = nn.sigmoid(
@@ -53,7 +67,7 @@ class Fusion(Adapter):
                         1,
                         use_bias=True,
                         kernel_init=uniform_fan_in_kernel,
-                        bias_init=uniform_fan_in(2 * middle),
+                        bias_init=uniform_fan_in(2 * mid_channels),
                         name="att_conv",
                     )(jnp.concatenate([x, deeper], axis=-1))
                 )
@@ -67,30 +81,37 @@ class Fusion(Adapter):
 
 
 class Review(Adapter):
-    """All fusions of a student's levels.
+    """The fusions of all levels of a student.
 
     Attributes:
-      targets: (h, w, c) of the teacher's levels.
+      targets: (h, w, c) of the teacher's levels, shallow to deep.
       fusion: one of `FUSIONS`.
       residual: one of `RESIDUALS`.
-      middle: the most channels in which a fusion takes place.
+      mid_channels: maximum number of channels in which maps are fused.
     """
 
     targets: tuple[tuple[int, int, int], ...] = ()
     fusion: str = "attention"
-    residual: str = "middle"
-    middle: int = 512
+    residual: str = "mid"
+    mid_channels: int = 512
 
     @nn.compact
     def __call__(self, features: tuple[Array, ...]) -> list[list[Array]]:
-        """A student's levels, shallow to deep -> for each of the teacher's what is compared."""
+        """Computes the maps that each level of the teacher is compared with.
+
+        Args:
+          features: the student's levels, shallow to deep, [b, h, w, c] or [b, c].
+
+        Returns:
+          For each level of the teacher, the maps to compare with it.
+        """
         levels = [_as_map(feature) for feature in features]
         outputs: list[list[Array]] = [[] for _ in levels]
 
         def fuse(teacher: int, student: int, name: str, deeper: Array | None = None) -> Array:
             module = Fusion(
                 target=self.targets[teacher],
-                middle=min(self.middle, levels[-1].shape[-1]),
+                mid_channels=min(self.mid_channels, levels[-1].shape[-1]),
                 attention=self.fusion == "attention",
                 residual=self.residual,
                 dtype=self.dtype,
@@ -115,50 +136,52 @@ class Review(Adapter):
 def review(
     *,
     fusion: str = "attention",
-    residual: str = "middle",
+    residual: str = "mid",
     levels: tuple[int | str, ...] = ("h", 4, 2, 1),
     weights: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125),
-    middle: int = 512,
+    mid_channels: int = 512,
     preactivation: str = "teacher",
     taps: tuple[str, ...] = (),
 ) -> Distiller:
-    """Hierarchical context loss between the teacher's maps and the student's fused ones.
+    """Hierarchical context loss between the teacher's maps and the student's fused maps.
 
-    A level of the teacher guides the student's level of the same depth and all deeper
-    ones. Four ways, each a step further (table 7 of the paper):
+    Each level of the teacher guides the student's level of the same depth and all deeper ones.
+    There are four variants, of increasing complexity (table 7 of the paper):
 
-    - `none`: each level guides its own alone, which goes through two convolutions.
-    - `pairs`: each guides the deeper ones, too, every pair of levels for itself (figure 1,
-      with as many pairs of convolutions).
-    - `sum`: the student's levels are added up from the deepest on, and each sum is
-      compared with one level: the residual learning framework.
-    - `attention`: so that two attention maps weigh the summands.
+    - `none`: each level guides only its own, through two convolutions.
+    - `pairs`: each level also guides all deeper ones, each pair of levels separately (figure 1,
+      two convolutions per pair).
+    - `sum`: the residual learning framework: the student's levels are summed from deep to
+      shallow, and each partial sum is compared with one level of the teacher.
+    - `attention`: as `sum`, with two attention maps that weight the summands (ABF).
 
-    The sum is in min(`middle`, the deepest level's) channels, what is compared is a
-    convolution of it. The paper draws both as one; so does `residual="output"`, where 3x3
-    convolutions bring both summands to the teacher's channels and the sum is compared.
+    Sums have min(`mid_channels`, channels of the deepest level) channels, and a convolution of
+    the sum is compared with the teacher, as in the authors' code. The paper's figures show both
+    as one map: with `residual="output"`, 3x3 convolutions map both summands to the teacher's
+    channels and their sum itself is compared.
 
-    Levels are the stages and the embedding as a map of one pixel, as in the authors' code.
-    Taps: every stage, the student's after and the teacher's before its activation, and
-    `pre_logits`. Trains: the student and the convolutions with batch norm. Usual weight:
-    by the pair of networks, from 0.6 to 8 beside 1 of cross-entropy, rising over 20
-    epochs.
+    The levels are the stages and the embedding, as a map of one pixel, as in the authors' code.
+
+    Taps: all stages, the student's after and the teacher's before the activation, and
+    `pre_logits`. Trains: the student, and the convolutions with batch norm. Usual weight:
+    between 0.6 and 8 depending on the pair of networks, with 1 for cross-entropy, warmed up
+    over 20 epochs.
 
     Args:
       fusion: one of `FUSIONS`.
-      residual: one of `RESIDUALS`: what goes on to the next shallower level.
-      levels: of the loss, as for `losses.hcl`; ("h",) is the plain L2 loss.
-      weights: of the levels.
-      middle: the most channels of a fusion; the authors' code has 256 for MobileNet on
-        ImageNet.
-      preactivation: one of `PREACTIVATIONS`: whose stages are taken before the
-        activation; on ImageNet the authors take `both`.
-      taps: instead of the stages and the embedding, shallow to deep, `student:teacher`
-        where the two differ.
+      residual: one of `RESIDUALS`: the map passed on to the next shallower level.
+      levels: levels of the loss, as for `losses.hcl`; ("h",) is the plain L2 loss.
+      weights: weights of the levels, positive.
+      mid_channels: maximum number of channels of a fusion; the authors' code uses 256 for
+        MobileNet on ImageNet.
+      preactivation: one of `PREACTIVATIONS`: the networks whose stages are taken before the
+        activation; on ImageNet the authors use `both`.
+      taps: taps to compare instead of the stages and the embedding, shallow to deep,
+        `student:teacher` where the names differ.
 
     Raises:
-      UserError: on another fusion, residual or preactivation, or levels and weights that
-        `losses.hcl` does not take.
+      UserError: if fusion, residual or preactivation is unknown, or if `losses.hcl` does not
+        accept the levels and weights.
     """
     for name, given, known in (
         ("fusion", fusion, FUSIONS),
@@ -167,8 +190,8 @@ def review(
     ):
         if given not in known:
             raise UserError(f"unknown {name} {given!r} of review: choose from {', '.join(known)}")
-    if middle < 1:
-        raise UserError(f"middle of review is {middle}: it must be positive")
+    if mid_channels < 1:
+        raise UserError(f"mid_channels of review is {mid_channels}: it must be positive")
     try:
         losses.hcl(jnp.zeros((1, 1, 1, 1)), jnp.zeros((1, 1, 1, 1)), levels=levels, weights=weights)
     except ValueError as error:
@@ -186,7 +209,12 @@ def review(
         students, teachers = zip(*pairs(context).values(), strict=True)
         targets = tuple(t.shape[1:] if len(t.shape) == 4 else (1, 1, t.shape[1]) for t in teachers)
         module = Review.for_input(
-            students, context, targets=targets, fusion=fusion, residual=residual, middle=middle
+            students,
+            context,
+            targets=targets,
+            fusion=fusion,
+            residual=residual,
+            mid_channels=mid_channels,
         )
         return {"review": (module, students)}
 
@@ -206,5 +234,5 @@ def review(
 
 
 def _as_map(feature: Array) -> Array:
-    """[b, h, w, c] as it is, [b, c] -> [b, 1, 1, c]."""
+    """Maps [b, c] to [b, 1, 1, c], and returns [b, h, w, c] unchanged."""
     return feature if feature.ndim == 4 else feature[:, None, None]

@@ -37,7 +37,7 @@ def _embed(variables, side, x):
     return y / np.linalg.norm(y, axis=1, keepdims=True)
 
 
-def test_negatives_are_of_other_classes_and_drawn_without_replacement():
+def test_negatives_are_candidates_drawn_without_replacement():
     other = LABELS[None] != jnp.arange(4)[:, None]
     counts = np.asarray(draw_negatives(jax.random.key(0), other, K, jnp.arange(4)))
     assert set(np.unique(counts)) == {0.0, 1.0}
@@ -47,33 +47,33 @@ def test_negatives_are_of_other_classes_and_drawn_without_replacement():
     np.testing.assert_array_equal(counts, again)
 
 
-def test_every_key_is_drawn_equally_often():
+def test_all_candidates_are_equally_likely():
     other = jnp.asarray(LABELS != 0)[None]
     keys = jax.random.split(jax.random.key(1), 4000)
     draw = jax.jit(jax.vmap(lambda key: draw_negatives(key, other, K, jnp.arange(1))[0]))
     share = np.asarray(draw(keys)).mean(0)
     pool = int(other.sum())
-    # Four standard deviations of a share of 4,000 draws.
+    # Four standard deviations of a relative frequency in 4,000 draws.
     bound = 4 * np.sqrt(K / pool * (1 - K / pool) / 4000)
     np.testing.assert_allclose(share[np.asarray(other[0])], K / pool, atol=bound)
 
 
-def test_examples_of_a_class_draw_different_negatives():
+def test_examples_of_one_class_draw_different_negatives():
     other = jnp.repeat(LABELS[None] != 0, 3, axis=0)
     counts = np.asarray(draw_negatives(jax.random.key(0), other, K, jnp.arange(3)))
     assert not np.array_equal(counts[0], counts[1])
     assert not np.array_equal(counts[1], counts[2])
 
 
-def test_a_small_pool_counts_as_often_as_drawing_with_replacement_would_on_average():
+def test_few_candidates_count_as_often_as_in_drawing_with_replacement():
     other = jnp.zeros((1, N), bool).at[0, :4].set(True)
     counts = np.asarray(draw_negatives(jax.random.key(0), other, K, jnp.arange(1)))
     np.testing.assert_array_equal(counts[0, :4], K / 4)
     assert counts.sum() == K
 
 
-def test_the_loss_is_the_papers_written_out():
-    """Embeddings scored against the other network's bank, which moves only afterwards."""
+def test_the_loss_equals_the_papers_formula():
+    """Embeddings are scored against the other network's bank before it is updated."""
     distiller = _create()
     index = jnp.array([3, 11, 0, 25, 39, 8])
     context = _context(index)
@@ -84,7 +84,7 @@ def test_the_loss_is_the_papers_written_out():
     state = state["teacher0"]
 
     labels = np.asarray(LABELS)
-    # The draw, by the same function with the key that the teacher's part is given.
+    # The same draw, with the key that `for_each_teacher` passes on.
     other = labels[None] != labels[index][:, None]
     key = jax.random.fold_in(context.rng, 0)
     counts = np.asarray(draw_negatives(key, jnp.asarray(other), K, jnp.arange(B)))
@@ -113,7 +113,7 @@ def test_the_loss_is_the_papers_written_out():
         np.testing.assert_allclose(state["memory"][side], new, atol=1e-6)
 
 
-def test_normalisers_are_those_of_the_first_batch():
+def test_normalisers_are_estimated_from_the_first_batch():
     distiller = _create()
     variables = distiller.init(jax.random.key(0), _context(jnp.arange(B)))
     first = distiller.loss(variables, _context(jnp.arange(B))).state
@@ -122,7 +122,7 @@ def test_normalisers_are_those_of_the_first_batch():
     chex.assert_trees_all_equal(first["teacher0"]["normalizers"], second["teacher0"]["normalizers"])
 
 
-def test_of_an_example_that_is_twice_in_a_batch_the_first_is_kept():
+def test_the_first_of_two_equal_examples_in_a_batch_is_written_to_the_bank():
     distiller = _create()
     twice = jnp.array([3, 5, 3, 7, 8, 9])
     variables = distiller.init(jax.random.key(0), _context(twice))
@@ -133,7 +133,7 @@ def test_of_an_example_that_is_twice_in_a_batch_the_first_is_kept():
     np.testing.assert_allclose(bank[3], mixed / np.linalg.norm(mixed), atol=1e-6)
 
 
-def test_the_queue_holds_the_last_embeddings_in_turn():
+def test_the_queue_is_a_ring_buffer_of_the_last_embeddings():
     distiller = distillers.crd(features=D, negatives=2 * B + 2, memory="queue")
     variables = distiller.init(jax.random.key(0), _context(jnp.arange(B)))
     for step in range(3):
@@ -141,17 +141,17 @@ def test_the_queue_holds_the_last_embeddings_in_turn():
         state = distiller.loss(variables, context).state
         variables = variables | {"state": state}
         queue = state["teacher0"]
-        places = (step * B + np.arange(B)) % (2 * B + 2)
+        indices = (step * B + np.arange(B)) % (2 * B + 2)
         np.testing.assert_allclose(
-            queue["memory"]["teacher"][places],
+            queue["memory"]["teacher"][indices],
             _embed(variables, "teacher", context.teacher.taps["pre_logits"]),
             atol=1e-6,
         )
-        np.testing.assert_array_equal(queue["labels"][places], LABELS[context.index])
+        np.testing.assert_array_equal(queue["labels"][indices], LABELS[context.index])
     assert queue["next"] == 3 * B % (2 * B + 2)
 
 
-def test_places_of_the_queue_that_nothing_was_written_to_are_no_negatives():
+def test_unwritten_entries_of_the_queue_are_not_negatives():
     distiller = distillers.crd(features=D, negatives=50, memory="queue")
     context = _context(jnp.arange(B))
     variables = distiller.init(jax.random.key(0), context)
@@ -163,12 +163,12 @@ def test_places_of_the_queue_that_nothing_was_written_to_are_no_negatives():
     )
 
 
-def test_within_the_batch_others_of_the_same_class_are_no_negatives():
+def test_examples_of_the_same_class_in_the_batch_are_not_negatives():
     distiller = _create(memory="batch")
     same = jnp.asarray(np.flatnonzero(np.asarray(LABELS) == 1)[:4])
     variables = distiller.init(jax.random.key(0), _context(same))
     assert set(variables["state"]["teacher0"]) == {"normalizers"}
-    # No negatives: the positive alone is all there is, and is certain.
+    # Without negatives, the positive has probability one.
     np.testing.assert_allclose(distiller.loss(variables, _context(same)).value, 0.0, atol=1e-4)
     mixed = distiller.loss(variables, _context(jnp.arange(B))).value
     assert (mixed > 0.1).all()
@@ -181,6 +181,6 @@ def test_within_the_batch_others_of_the_same_class_are_no_negatives():
         ({"negatives": 0}, "at least one negative: negatives is 0"),
     ],
 )
-def test_bad_arguments_are_one_line(kwargs, message):
+def test_bad_arguments_are_one_line_errors(kwargs, message):
     with pytest.raises(UserError, match=message):
         distillers.crd(**kwargs)

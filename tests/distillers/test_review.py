@@ -1,4 +1,4 @@
-"""The fusions against NumPy, their sizes against the original's, and what depends on what."""
+"""The fusions against NumPy, their sizes against the original code, and dependencies."""
 
 import functools
 
@@ -13,7 +13,7 @@ from kdjax.types import Context, Network, Outputs, UserError
 
 
 def _conv(x, kernel):
-    """A convolution of stride 1 with zeros around: NHWC and HWIO."""
+    """A zero-padded convolution with stride 1, NHWC and HWIO."""
     k = kernel.shape[0]
     h, w = x.shape[1:3]
     padded = np.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
@@ -59,7 +59,7 @@ TARGETS = ((16, 16, 3), (6, 6, 7), (1, 1, 9))
 
 
 def _review(**attributes):
-    """A module, random variables, random inputs."""
+    """A module, random parameters and random inputs."""
     module = Review(targets=TARGETS, **attributes)
     source = np.random.default_rng(1)
     features = tuple(source.normal(size=shape).astype(np.float32) for shape in FEATURES)
@@ -79,10 +79,10 @@ def _outputs(module, params, features):
         ({"fusion": "sum"}, {"attention": False}),
         ({"residual": "output"}, {"direct": True}),
         ({"fusion": "sum", "residual": "output"}, {"attention": False, "direct": True}),
-        ({"middle": 2}, {}),
+        ({"mid_channels": 2}, {}),
     ],
 )
-def test_the_fusions_are_those_of_an_independent_computation(attributes, options):
+def test_fusions_equal_an_independent_numpy_implementation(attributes, options):
     """Three levels; the student's maps differ from the teacher's in size and channels."""
     module, params, features = _review(**attributes)
     actual = _outputs(module, params, features)
@@ -93,12 +93,12 @@ def test_the_fusions_are_those_of_an_independent_computation(attributes, options
         expected, residual = _fuse(params[f"fusion{i + 1}"], x, residual, TARGETS[i], **options)
         (output,) = actual[i]
         np.testing.assert_allclose(output, expected, rtol=1e-3, atol=1e-4)
-    middle = params["fusion1"]["conv1"]["kernel"].shape[-1]
+    mid_channels = params["fusion1"]["conv1"]["kernel"].shape[-1]
     if "residual" not in attributes:
-        assert middle == attributes.get("middle", 5)
+        assert mid_channels == attributes.get("mid_channels", 5)
 
 
-def test_levels_and_pairs_without_fusion_are_convolutions_of_one_map():
+def test_without_fusion_each_output_is_a_convolution_of_one_map():
     for fusion in ("none", "pairs"):
         module, params, features = _review(fusion=fusion)
         actual = _outputs(module, params, features)
@@ -121,7 +121,7 @@ def test_levels_and_pairs_without_fusion_are_convolutions_of_one_map():
         ("attention", [{0, 1, 2}, {1, 2}, {2}]),
     ],
 )
-def test_a_level_of_the_teacher_guides_its_own_and_the_deeper_ones(fusion, seen):
+def test_a_level_of_the_teacher_guides_the_students_levels_from_its_depth_on(fusion, seen):
     module, params, features = _review(fusion=fusion)
     for i, levels in enumerate(seen):
         gradients = jax.jit(
@@ -130,15 +130,15 @@ def test_a_level_of_the_teacher_guides_its_own_and_the_deeper_ones(fusion, seen)
         assert {j for j, g in enumerate(gradients) if jnp.any(g != 0)} == levels
 
 
-def test_the_deepest_level_and_levels_without_fusion_have_no_attention():
+def test_only_fusions_of_two_maps_have_attention():
     for fusion, expected in (("none", 0), ("pairs", 0), ("sum", 0), ("attention", 2)):
         _, params, _ = _review(fusion=fusion)
         assert sum("att_conv" in p for p in params.values()) == expected
         assert "att_conv" not in params.get("fusion3", {})
 
 
-def test_convolutions_start_as_the_original_ones():
-    module = Fusion(target=(4, 4, 32), middle=64)
+def test_convolutions_are_initialised_as_in_the_original():
+    module = Fusion(target=(4, 4, 32), mid_channels=64)
     inputs = (jnp.zeros((1, 4, 4, 48)), jnp.zeros((1, 4, 4, 64)))
     params = jax.jit(module.init)(jax.random.key(0), *inputs)["params"]
     for name, bound in (("conv1", 3 / 48), ("conv2", 3 / 576), ("att_conv", 1 / 128)):
@@ -181,8 +181,8 @@ R50 = (256, 512, 1024, 2048, 2048)
 VGG = (128, 256, 512, 512, 512)
 
 
-# Input and output channels as they stand in the original code, shallow to deep. Depth does
-# not matter: the shallowest network with these widths stands for the others.
+# Input and output channels in the original code, shallow to deep. The number of blocks does not
+# matter: the shallowest network with these widths represents the others.
 @pytest.mark.parametrize(
     ("teacher", "student", "inputs", "targets"),
     [
@@ -199,16 +199,16 @@ VGG = (128, 256, 512, 512, 512)
         ("resnet50", "mobilenetv2_half", (12, 16, 48, 160, 1280), R50),
     ],
 )
-def test_the_fusions_have_as_many_parameters_as_the_original(
+def test_fusions_have_as_many_parameters_as_the_original(
     outputs, teacher, student, inputs, targets
 ):
     variables = _variables(distillers.review(), _context(outputs(teacher), outputs(student)))
-    middle = min(512, inputs[-1])
+    mid = min(512, inputs[-1])
     expected = 0
     for i, (c_in, c_out) in enumerate(zip(inputs, targets, strict=True)):
-        expected += c_in * middle + 2 * middle + 9 * middle * c_out + 2 * c_out
+        expected += c_in * mid + 2 * mid + 9 * mid * c_out + 2 * c_out
         if i < len(inputs) - 1:
-            expected += 2 * (2 * middle) + 2
+            expected += 2 * (2 * mid) + 2
     actual = sum(x.size for x in jax.tree.leaves(variables["params"]))
     assert actual == expected
 
@@ -217,14 +217,14 @@ def test_the_fusions_have_as_many_parameters_as_the_original(
     ("teacher", "student", "levels"),
     [("resnet8", "vgg8", 4), ("resnet18", "resnet8", 4), ("wrn_10_2", "lenet", 3)],
 )
-def test_the_shallower_network_says_how_many_levels_there_are(outputs, teacher, student, levels):
+def test_there_are_as_many_levels_as_the_shallower_network_has(outputs, teacher, student, levels):
     context = _context(outputs(teacher), outputs(student))
     variables = _variables(distillers.review(), context)
     assert len(variables["params"]["teacher0"]["review"]) == levels
 
 
 def _small(seed, channels, b=4):
-    """Outputs with three stages that differ before and after the activation."""
+    """Outputs with three stages, before and after a ReLU."""
     source = np.random.default_rng(seed)
     taps = {}
     for stage, (c, size) in enumerate(zip(channels, (8, 4, 2), strict=True), start=1):
@@ -263,7 +263,7 @@ def test_stages_are_taken_before_or_after_the_activation(preactivation, student,
     before = _value(distiller, context)
 
     def negative_changed(outputs):
-        """With other responses below zero, which the activation hides."""
+        """Changes negative responses, which the activation removes."""
         taps = {
             name: jnp.where(x < 0, 2 * x, x) if name.endswith("_pre") else x
             for name, x in outputs.taps.items()
@@ -276,7 +276,7 @@ def test_stages_are_taken_before_or_after_the_activation(preactivation, student,
     assert np.array_equal(before, _value(distiller, changed)) != teacher
 
 
-def test_taps_of_ones_own_are_levels():
+def test_given_taps_are_the_levels():
     context = _small_context()
     own = distillers.review(
         taps=("stage1:stage1_pre", "stage2:stage2_pre", "stage3:stage3_pre", "pre_logits")
@@ -287,7 +287,7 @@ def test_taps_of_ones_own_are_levels():
     assert list(params) == ["fusion1"]
 
 
-def test_the_loss_adds_up_the_levels_and_is_zero_for_what_the_fusions_give():
+def test_the_loss_is_summed_over_levels_and_zero_if_the_teacher_equals_the_fused_maps():
     context = _small_context()
     distiller = distillers.review()
     variables = jax.jit(distiller.init)(jax.random.key(0), context)
@@ -309,8 +309,8 @@ def test_the_loss_adds_up_the_levels_and_is_zero_for_what_the_fusions_give():
     )
 
 
-def test_the_classifier_learns_nothing_from_it():
-    """Why the report finds chance where this loss is alone."""
+def test_the_logits_get_no_gradient():
+    """The reason that accuracy stays at chance with this loss alone."""
     context = _small_context()
     distiller = distillers.review()
     variables = jax.jit(distiller.init)(jax.random.key(0), context)
@@ -327,14 +327,14 @@ def test_the_classifier_learns_nothing_from_it():
     ("arguments", "message"),
     [
         ({"fusion": "abf"}, "unknown fusion 'abf' of review: choose from none, pairs, sum, attent"),
-        ({"residual": "x"}, "unknown residual 'x' of review: choose from middle, output"),
+        ({"residual": "x"}, "unknown residual 'x' of review: choose from mid, output"),
         ({"preactivation": "student"}, "unknown preactivation 'student' of review: choose from"),
-        ({"middle": 0}, "middle of review is 0"),
+        ({"mid_channels": 0}, "mid_channels of review is 0: it must be positive"),
         ({"levels": ("h", "w")}, "method 'review': hcl needs a positive weight for each level"),
         ({"levels": ("w",), "weights": (1.0,)}, "method 'review': level 'w' is neither a positive"),
     ],
 )
-def test_mistakes_are_one_line(arguments, message):
+def test_mistakes_are_one_line_errors(arguments, message):
     with pytest.raises(UserError) as error:
         distillers.create("review", **arguments)
     assert message in str(error.value)
