@@ -1,7 +1,7 @@
-"""Pure maths on arrays: no parameters, no models, nothing else of kdjax.
+"""Loss functions: pure functions of arrays that depend on nothing else in kdjax.
 
-A loss whose value belongs to an example returns one value an example; the train
-step takes the mean. A loss between examples returns a scalar.
+Losses of single examples return one value per example, float32 [b]; the train step takes the
+mean. Losses between examples return a scalar.
 """
 
 from kdjax.losses.contrastive import crd_nce

@@ -1,4 +1,7 @@
-"""Losses on feature maps, all NHWC. Those of different size are averaged to the smaller."""
+"""Losses on feature maps, all NHWC.
+
+Maps of different sizes are average-pooled to the smaller size, unless stated otherwise.
+"""
 
 import re
 from collections.abc import Sequence
@@ -10,10 +13,18 @@ from jax import Array
 
 
 def adaptive_average_pool(feature: Array, size: tuple[int, int]) -> Array:
-    """[b, h, w, c] -> [b, *size, c], as PyTorch's `adaptive_avg_pool2d`.
+    """Average-pools to a given size, as PyTorch's `adaptive_avg_pool2d`.
 
-    Output row i is the mean of the input rows floor(i h / out) ... ceil((i + 1) h / out) - 1,
-    columns likewise; where the sizes divide, that is average pooling.
+    Row i of the output is the mean of the input rows floor(i h / out) to
+    ceil((i + 1) h / out) - 1, and columns accordingly. If the input size is a multiple of the
+    output size, this is ordinary average pooling.
+
+    Args:
+      feature: [b, h, w, c].
+      size: height and width of the output.
+
+    Returns:
+      [b, *size, c], in the dtype of `feature`.
     """
     _, h, w, _ = feature.shape
     if (h, w) == size:
@@ -23,7 +34,7 @@ def adaptive_average_pool(feature: Array, size: tuple[int, int]) -> Array:
 
 
 def _pooling(size: int, out: int) -> np.ndarray:
-    """float32 [out, size]: the weight of each input place in each output place."""
+    """The pooling matrix, float32 [out, size]: weights of the inputs in each output."""
     i = np.arange(out)[:, None]
     first, last = i * size // out, -(-(i + 1) * size // out)
     inside = (np.arange(size) >= first) & (np.arange(size) < last)
@@ -31,39 +42,39 @@ def _pooling(size: int, out: int) -> np.ndarray:
 
 
 def smaller_size(student: Array, teacher: Array) -> tuple[int, int]:
-    """The smaller height and the smaller width of two maps."""
+    """The smaller height and the smaller width of two maps [b, h, w, c]."""
     return min(student.shape[1], teacher.shape[1]), min(student.shape[2], teacher.shape[2])
 
 
 def match_size(student: Array, teacher: Array) -> tuple[Array, Array]:
-    """Both maps in float32, averaged to their `smaller_size`."""
+    """Casts two maps [b, h, w, c] to float32 and average-pools them to their `smaller_size`."""
     size = smaller_size(student, teacher)
     student, teacher = student.astype(jnp.float32), teacher.astype(jnp.float32)
     return adaptive_average_pool(student, size), adaptive_average_pool(teacher, size)
 
 
 def l2_normalize(x: Array, axis: int = -1) -> Array:
-    """x / |x|_2 along an axis; zeros, and their gradient, stay zero."""
+    """x / |x|_2 along an axis; zero vectors remain zero, with zero gradient."""
     squares = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 
 
 def _mean(x: Array) -> Array:
-    """[b, ...] -> [b]."""
+    """Mean over all axes but the first: [b, ...] to [b]."""
     return jnp.mean(x, axis=tuple(range(1, x.ndim)))
 
 
 def _attention(feature: Array) -> Array:
-    """[b, h, w, c] -> [b, h * w], of unit length: the mean over channels of the squares."""
+    """The attention map: mean square over channels, [b, h, w, c] to unit vectors [b, h * w]."""
     attention = jnp.mean(jnp.square(feature), axis=-1)
     return l2_normalize(attention.reshape(feature.shape[0], -1))
 
 
 def fitnet(student_feature: Array, teacher_feature: Array) -> Array:
-    """Mean squared difference of two maps of equal shape, one value an example.
+    """Mean squared difference of two maps of equal shape, per example.
 
     Romero et al. 2015, eq. 3, without the factor 1/2 and as a mean over the map, as in
-    RepDistiller. Zero, its minimum, at equality.
+    RepDistiller. The minimum is zero, at equality.
 
     Args:
       student_feature: [b, h, w, c], after the regressor.
@@ -77,11 +88,12 @@ def fitnet(student_feature: Array, teacher_feature: Array) -> Array:
 
 
 def attention_transfer(student_feature: Array, teacher_feature: Array) -> Array:
-    """Mean squared difference of the attention maps of one stage, one value an example.
+    """Mean squared difference of attention maps, per example.
 
-    The map is the mean over channels of the squared activations, scaled to unit length
-    (Zagoruyko & Komodakis 2017, eq. 2 with p = 2). The mean over places is the authors'
-    code; the paper's equation is a norm. Zero, its minimum, where the maps are equal.
+    An attention map is the mean over channels of the squared activations, normalised to unit
+    length (Zagoruyko & Komodakis 2017, eq. 2 with p = 2). The mean over positions follows the
+    authors' code; the paper's equation has a norm. The minimum is zero, where the attention
+    maps are equal.
 
     Args:
       student_feature: [b, h, w, c].
@@ -95,11 +107,11 @@ def attention_transfer(student_feature: Array, teacher_feature: Array) -> Array:
 
 
 def nst(student_feature: Array, teacher_feature: Array) -> Array:
-    """Squared maximum mean discrepancy of the channels' selectivity, one value an example.
+    """Squared maximum mean discrepancy between the channels of two maps, per example.
 
-    Channels, scaled to unit length over the map, are compared by the polynomial kernel
-    (x . y)^2 (Huang & Wang 2017). Zero, its minimum, where both
-    networks have the same channels in any order.
+    Channels are normalised to unit length over the map and compared with the polynomial kernel
+    (x . y)^2 (Huang & Wang 2017). The minimum is zero, attained among others where both maps
+    have the same channels in any order.
 
     Args:
       student_feature: [b, h, w, c].
@@ -121,14 +133,14 @@ def nst(student_feature: Array, teacher_feature: Array) -> Array:
 
 
 def factor_transfer(student_factor: Array, teacher_factor: Array) -> Array:
-    """Mean absolute difference of the factors' normalised maps, one value an example.
+    """Mean absolute difference of the factors' attention maps, per example.
 
-    Kim et al. 2018 with p = 1, on the factors' attention maps, as RepDistiller has it; the
-    paper normalises the factors themselves. Zero, its minimum, where they are equal.
+    Kim et al. 2018 with p = 1, on attention maps of the factors as in RepDistiller; the paper
+    normalises the factors themselves. The minimum is zero, where the attention maps are equal.
 
     Args:
-      student_factor: [b, h, w, k], the translator's output.
-      teacher_factor: [b, h', w', k], the paraphraser's.
+      student_factor: [b, h, w, k], output of the translator.
+      teacher_factor: [b, h', w', k], the paraphraser's factor.
 
     Returns:
       float32 [b].
@@ -140,17 +152,16 @@ def factor_transfer(student_factor: Array, teacher_factor: Array) -> Array:
 def fsp(
     student_bottom: Array, student_top: Array, teacher_bottom: Array, teacher_top: Array
 ) -> Array:
-    """Mean squared difference of two networks' FSP matrices, one value an example.
+    """Mean squared difference of two networks' FSP matrices, per example.
 
-    A matrix is the mean over places of the products of two layers' channels, the larger
-    map averaged to the smaller (Yim et al. 2017, eq. 1).
-    Zero, its minimum, where the matrices are equal.
+    An FSP matrix is the mean over positions of the outer products of two layers' channels (Yim
+    et al. 2017, eq. 1). The minimum is zero, where the matrices are equal.
 
     Args:
-      student_bottom: [b, h, w, m].
-      student_top: [b, h', w', n].
-      teacher_bottom: [b, ., ., m].
-      teacher_top: [b, ., ., n].
+      student_bottom: the student's lower layer [b, h, w, m].
+      student_top: the student's upper layer [b, h', w', n].
+      teacher_bottom: the teacher's lower layer, with m channels and any size.
+      teacher_top: the teacher's upper layer, with n channels and any size.
 
     Returns:
       float32 [b].
@@ -167,19 +178,19 @@ def fsp(
 def vid(
     predicted_mean: Array, teacher_feature: Array, log_scale: Array, *, eps: float = 1e-5
 ) -> Array:
-    """Negative Gaussian log-likelihood of the teacher's map, one value an example.
+    """Negative Gaussian log-likelihood of the teacher's map, per example.
 
-    Without the constant log(2 pi) / 2 (Ahn et al. 2019). For a given
-    variance its minimum, the mean of log(variance) / 2, is where the maps are equal.
+    Without the constant log(2 pi) / 2 (Ahn et al. 2019). For a given variance, the minimum is
+    the mean of log(variance) / 2, where the maps are equal.
 
     Args:
-      predicted_mean: [b, h, w, c], the regressor's output.
+      predicted_mean: [b, h, w, c], output of the regressor.
       teacher_feature: [b, h, w, c].
       log_scale: [c]; the variance of a channel is softplus(log_scale) + eps.
-      eps: least variance.
+      eps: the minimum variance.
 
     Returns:
-      float32 [b], the mean over places and channels.
+      float32 [b], in nats, the mean over positions and channels.
     """
     variance = (jax.nn.softplus(log_scale.astype(jnp.float32)) + eps)[None, None, None]
     difference = predicted_mean.astype(jnp.float32) - teacher_feature.astype(jnp.float32)
@@ -189,17 +200,16 @@ def vid(
 def activation_boundary(
     student_preactivation: Array, teacher_preactivation: Array, *, margin: float = 1.0
 ) -> Array:
-    """How far the student is from the teacher's side of each activation boundary.
+    """Squared hinge loss on the sides of the activation boundaries, per example.
 
-    The squared distance to a margin beyond zero, where the student is on the wrong side
-    of it or too near, summed over the map (Heo et al. 2019a); one value an example.
-    Zero, its minimum, where the student exceeds the margin on the teacher's side
-    everywhere: not at equality.
+    Where the student's pre-activation is not beyond the margin on the teacher's side of zero,
+    the squared distance to the margin is added (Heo et al. 2019a). The minimum is zero, where
+    it is beyond the margin everywhere; equality of the maps is not a minimum in general.
 
     Args:
       student_preactivation: [b, h, w, c], after the connector.
-      teacher_preactivation: [b, h, w, c], of which only the signs matter.
-      margin: > 0.
+      teacher_preactivation: [b, h, w, c]; only the signs matter.
+      margin: distance from zero, positive.
 
     Returns:
       float32 [b].
@@ -212,17 +222,17 @@ def activation_boundary(
 
 
 def ofd_margin(bn_scale: Array, bn_bias: Array) -> Array:
-    """The margin of a channel: E[x | x < 0] for x ~ N(bias, scale^2) (Heo et al. 2019b).
+    """The margin of each channel: E[x | x < 0] for x ~ N(bias, scale^2) (Heo et al. 2019b).
 
-    Where x is negative with a probability of 0.001 or less, -3 |scale|, as the
-    authors have it.
+    If x is negative with probability 0.001 or less, the margin is -3 |scale|, as in the
+    authors' code.
 
     Args:
-      bn_scale: [c], gamma of the batch norm that gives x.
-      bn_bias: [c], its beta.
+      bn_scale: [c], gamma of the batch norm whose output is x.
+      bn_bias: [c], beta of the same batch norm.
 
     Returns:
-      float32 [c].
+      float32 [c], negative.
     """
     scale, bias = jnp.abs(bn_scale.astype(jnp.float32)), bn_bias.astype(jnp.float32)
     ratio = -bias / jnp.maximum(scale, 1e-12)
@@ -232,16 +242,16 @@ def ofd_margin(bn_scale: Array, bn_bias: Array) -> Array:
 
 
 def ofd(student_preactivation: Array, teacher_preactivation: Array, margin: Array) -> Array:
-    """Partial L2 distance to the teacher's margin ReLU, summed over the map.
+    """Partial L2 distance to the teacher's margin ReLU, summed over the map, per example.
 
-    The target is max(teacher, margin); where it is not positive, a student below it is
-    left alone (Heo et al. 2019b); one value an example. Zero, its minimum,
-    at equality among others.
+    The target is max(teacher, margin). Where the target is not positive, a student below it is
+    not penalised (Heo et al. 2019b). The minimum is zero, attained among others at equality
+    with the target.
 
     Args:
       student_preactivation: [b, h, w, c], after the connector.
       teacher_preactivation: [b, h, w, c].
-      margin: [c], negative: `ofd_margin`.
+      margin: [c], negative, as from `ofd_margin`.
 
     Returns:
       float32 [b].
@@ -253,7 +263,7 @@ def ofd(student_preactivation: Array, teacher_preactivation: Array, margin: Arra
 
 
 def adaptive_max_pool(feature: Array, size: tuple[int, int]) -> Array:
-    """[b, h, w, c] -> [b, *size, c], the maxima of the windows of `adaptive_average_pool`."""
+    """Max-pools [b, h, w, c] to [b, *size, c], over the windows of `adaptive_average_pool`."""
     for axis, out in ((1, size[0]), (2, size[1])):
         n = feature.shape[axis]
         windows = [(i * n // out, -(-(i + 1) * n // out)) for i in range(out)]
@@ -263,10 +273,10 @@ def adaptive_max_pool(feature: Array, size: tuple[int, int]) -> Array:
 
 
 def sfd(student_feature: Array, teacher_feature: Array) -> Array:
-    """Mean squared difference of two maps, the larger max-pooled to the smaller.
+    """Mean squared difference of two maps, the larger max-pooled to the smaller, per example.
 
-    Simple feature distillation of the CIFAR-10 survey, section 4.0.1; one value an
-    example. Zero, its minimum, where the pooled maps are equal.
+    Simple feature distillation, section 4.0.1 of the CIFAR-10 survey. The minimum is zero,
+    where the pooled maps are equal.
 
     Args:
       student_feature: [b, h, w, c].
@@ -282,14 +292,15 @@ def sfd(student_feature: Array, teacher_feature: Array) -> Array:
 
 
 def level_size(level: int | str, size: int) -> int:
-    """The side of a level of `hcl` for a map of this side.
+    """The height or width of a map pooled to a level of `hcl`.
 
     Args:
-      level: a number, or of the map's side h `"h"`, `"h/2"` (rounded down) or `"h-1"`.
-      size: h.
+      level: a positive integer, or relative to the size h of the map: `"h"`, `"h/n"` (rounded
+        down) or `"h-n"`.
+      size: h, the height or width of the map.
 
     Raises:
-      ValueError: on another level.
+      ValueError: if the level has none of these forms.
     """
     if isinstance(level, int) and level > 0:
         return level
@@ -309,29 +320,31 @@ def hcl(
     levels: Sequence[int | str] = ("h", 4, 2, 1),
     weights: Sequence[float] = (1.0, 0.5, 0.25, 0.125),
 ) -> Array:
-    """Hierarchical context loss: the mean squared difference at several levels of pooling.
+    """Hierarchical context loss: mean squared difference at several levels of pooling, per example.
 
-    Chen et al. 2021, section 3.4; levels and weights are those of their code. The maps are
-    averaged down to each level, and the levels' losses averaged with the weights. A level
-    that is larger than the map, has no pixel or the size of one before is left out, and
-    the levels that are used take the weights in order, as in their code. Where no level
-    is used, the map itself is. Zero, its minimum, at equality.
+    Chen et al. 2021, section 3.4, with the levels and weights of the authors' code. The maps
+    are average-pooled to each level, and the losses of the levels are averaged with the
+    weights. A level is skipped if it is larger than the map, empty, or of the same size as an
+    earlier one; the remaining levels take the weights in order, as in the authors' code. If no
+    level remains, the map itself is used. The minimum is zero, at equality.
 
     Args:
       student_feature: [b, h, w, c], after the fusion.
       teacher_feature: [b, h, w, c].
-      levels: sides of the pooled maps, as for `level_size`; ("h",) is the plain L2 loss.
-      weights: positive, as many.
+      levels: sizes of the pooled maps, as for `level_size`; ("h",) is the plain L2 loss.
+      weights: one positive weight per level.
 
     Returns:
       float32 [b].
 
     Raises:
-      ValueError: on a bad level, or weights that are not positive or not as many.
+      ValueError: if a level has none of the forms of `level_size`, or if there is not one
+        positive weight per level.
     """
     if len(levels) != len(weights) or not levels or min(weights) <= 0:
         raise ValueError(
-            f"hcl needs a positive weight for each level: {tuple(levels)}, {tuple(weights)}"
+            "hcl needs one positive weight per level: "
+            f"got levels {tuple(levels)} and weights {tuple(weights)}"
         )
     _, h, w, _ = student_feature.shape
     sizes: list[tuple[int, int]] = []
@@ -349,9 +362,9 @@ def hcl(
 
 
 def nearest_resize(feature: Array, size: tuple[int, int]) -> Array:
-    """[b, h, w, c] -> [b, *size, c], as PyTorch's `interpolate` of mode `nearest`.
+    """Resizes [b, h, w, c] to [b, *size, c], as PyTorch's `interpolate(mode="nearest")`.
 
-    Output row i is the input row floor(i h / out), columns likewise.
+    Row i of the output is row floor(i h / out) of the input, and columns accordingly.
     """
     for axis, out in ((1, size[0]), (2, size[1])):
         n = feature.shape[axis]

@@ -4,20 +4,20 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# A logit whose class has no probability; infinity would make gradients nan.
-_NEVER = -1e30
+# The logit of an excluded class; infinity would give nan gradients.
+_EXCLUDED = -1e30
 
 
 def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
-    """Cross-entropy with the labels, in nats, one value an example.
+    """Cross-entropy with the labels, per example.
 
     Args:
       logits: [b, k].
-      labels: class indices [b] (int) or class probabilities [b, k].
-      label_smoothing: share of the probability spread evenly over the classes, in [0, 1).
+      labels: class indices, int [b], or class probabilities [b, k].
+      label_smoothing: probability mass distributed uniformly over the classes, in [0, 1).
 
     Returns:
-      float32 [b].
+      float32 [b], in nats.
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     if labels.ndim == logits.ndim - 1:
@@ -27,10 +27,10 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
 
 
 def kd(student_logits: Array, teacher_logits: Array, *, temperature: float = 4.0) -> Array:
-    """Knowledge distillation: T^2 KL(p_teacher^T || p_student^T), one value an example.
+    """Knowledge distillation: T^2 KL(p_teacher || p_student) at temperature T, per example.
 
-    The factor T^2 keeps the gradient's size when T changes (Hinton et al. 2015,
-    section 2.1). Zero, its minimum, where both softmaxes are equal.
+    The factor T^2 keeps the magnitude of the gradient independent of T (Hinton et al. 2015,
+    section 2). The minimum is zero, where both softmaxes are equal.
 
     Args:
       student_logits: [b, k].
@@ -54,19 +54,20 @@ def dkd(
     beta: float = 8.0,
     temperature: float = 4.0,
 ) -> Array:
-    """Decoupled KD: T^2 (alpha TCKD + beta NCKD), one value an example (Zhao et al. 2022).
+    """Decoupled KD: T^2 (alpha TCKD + beta NCKD), per example (Zhao et al. 2022).
 
-    TCKD is the KL between the probabilities of the label's class and of all others
-    together; NCKD that between the distributions over the others alone. With beta the
-    teacher's probability of the others it would be KD. Zero, its minimum, where both
-    softmaxes are equal.
+    Target class KD (TCKD) is the KL divergence between the binary distributions over the
+    target class and all others. Non-target class KD (NCKD) is the KL divergence between the
+    distributions over the other classes, given that the target is none of them. With alpha = 1
+    and beta the teacher's probability of the other classes, the loss equals KD (eq. 7). The
+    minimum is zero, where both softmaxes are equal.
 
     Args:
       student_logits: [b, k], k > 1.
       teacher_logits: [b, k].
-      labels: int [b].
-      alpha: weight of the label's class.
-      beta: weight of the others.
+      labels: target classes, int [b].
+      alpha: weight of TCKD.
+      beta: weight of NCKD.
       temperature: T > 0, by which both logits are divided.
 
     Returns:
@@ -75,9 +76,9 @@ def dkd(
     target = jax.nn.one_hot(labels, student_logits.shape[-1], dtype=bool)
 
     def split(logits: Array) -> tuple[Array, Array]:
-        """Log-probabilities of (label, others) [b, 2] and, given the others, of each [b, k]."""
+        """Log-probabilities of (target, others) [b, 2], and of each class given others [b, k]."""
         scaled = logits.astype(jnp.float32) / temperature
-        others = jnp.where(target, _NEVER, scaled)
+        others = jnp.where(target, _EXCLUDED, scaled)
         label = jnp.sum(jnp.where(target, scaled, 0.0), axis=-1)
         binary = jnp.stack([label, jax.nn.logsumexp(others, axis=-1)], axis=-1)
         return jax.nn.log_softmax(binary), jax.nn.log_softmax(others)

@@ -1,6 +1,7 @@
-"""Losses between examples. They take the whole batch, gathered from all devices, and give a scalar.
+"""Losses on relations between examples.
 
-With a single example, which has no relations, they are zero.
+All of them expect the whole batch, gathered from all devices, and return a scalar. For a single
+example, which has no relations, they are zero.
 """
 
 import jax.numpy as jnp
@@ -18,12 +19,13 @@ def _flat(x: Array) -> Array:
 def similarity_preserving(student_feature: Array, teacher_feature: Array) -> Array:
     """Mean squared difference of the batch's similarity matrices.
 
-    The matrix holds the dot products of the flattened features, each row scaled to unit
-    length (Tung & Mori 2019, eq. 1 to 4). Zero, its minimum, where they are equal.
+    A similarity matrix holds the dot products of the flattened features, with each row
+    normalised to unit length (Tung & Mori 2019, eq. 1 to 4). The minimum is zero, where the
+    matrices are equal.
 
     Args:
-      student_feature: [b, ...] of the whole batch.
-      teacher_feature: [b, ...], any size.
+      student_feature: [b, ...], the whole batch.
+      teacher_feature: [b, ...], of any size.
 
     Returns:
       float32 [].
@@ -37,13 +39,13 @@ def similarity_preserving(student_feature: Array, teacher_feature: Array) -> Arr
 
 
 def correlation_congruence(student_embedding: Array, teacher_embedding: Array) -> Array:
-    """Mean over neighbours in the batch of the product of their absolute differences.
+    """Mean product of the absolute embedding differences of neighbouring examples.
 
-    Peng et al. 2019 as in their code, which RepDistiller adopted; the paper compares
-    kernel matrices. Zero, its minimum, at equality.
+    Peng et al. 2019 as in the authors' code, which RepDistiller adopted; the paper compares
+    kernel matrices. The minimum is zero, attained among others at equality.
 
     Args:
-      student_embedding: [b, d] of the whole batch, in order.
+      student_embedding: [b, d], the whole batch; the loss depends on the order of examples.
       teacher_embedding: [b, d].
 
     Returns:
@@ -54,16 +56,16 @@ def correlation_congruence(student_embedding: Array, teacher_embedding: Array) -
 
 
 def pkt(student_embedding: Array, teacher_embedding: Array, *, eps: float = 1e-7) -> Array:
-    """KL between the conditional probabilities that similarities in the batch define.
+    """KL divergence between the conditional probabilities given by similarities in the batch.
 
-    Similarities are (cosine + 1) / 2, each row scaled to a sum of one, the diagonal
-    included (Passalis & Tefas 2018, with the cosine kernel). A mean over the b x b pairs,
-    as in the authors' code. Zero, its minimum, where the cosines are equal.
+    Similarities are (cosine + 1) / 2, normalised so that each row, including the diagonal,
+    sums to one (Passalis & Tefas 2018, with the cosine kernel). The result is the mean over
+    the b x b pairs, as in the authors' code. The minimum is zero, where the cosines are equal.
 
     Args:
-      student_embedding: [b, d] of the whole batch.
+      student_embedding: [b, d], the whole batch.
       teacher_embedding: [b, d'].
-      eps: added to lengths and probabilities.
+      eps: added to norms and probabilities.
 
     Returns:
       float32 [].
@@ -87,19 +89,19 @@ def rkd(
     angle_weight: float = 50.0,
     anchors: Array | None = None,
 ) -> Array:
-    """Relational KD: Huber losses on pairs' distances and triplets' angles (Park et al. 2019).
+    """Relational KD: Huber losses on pairwise distances and triplet angles (Park et al. 2019).
 
-    Distances are divided by their mean over distinct pairs; an angle is the cosine at one
-    example between the directions to two others. Memory grows as a b^2. Zero, its minimum,
-    where all relations are equal.
+    Distances are divided by their mean over distinct pairs. An angle is represented by its
+    cosine, at an anchor between the directions to two other examples. The angles take O(a b^2)
+    memory for a anchors. The minimum is zero, where all relations are equal.
 
     Args:
-      student_embedding: [b, d] of the whole batch.
+      student_embedding: [b, d], the whole batch.
       teacher_embedding: [b, d'].
-      distance_weight: of the pairs; 0 leaves them out.
-      angle_weight: of the triplets; 0 leaves them out.
-      anchors: int [a], the examples whose distances and angles to all others are compared;
-        all by default. Means over equal parts of the batch average to that over the whole.
+      distance_weight: weight of the distances; 0 omits them.
+      angle_weight: weight of the angles; 0 omits them.
+      anchors: int [a], indices of the examples whose distances and angles are compared; all by
+        default. The average of the losses over equal parts of the batch is the loss over all.
 
     Returns:
       float32 [].
@@ -110,7 +112,7 @@ def rkd(
     def distances(x: Array) -> Array:
         squares = jnp.sum(jnp.square(x), axis=1)
         d = squares[:, None] + squares[None] - 2 * x @ x.T
-        # The root's gradient at zero is infinite.
+        # The gradient of the square root is infinite at zero.
         d = jnp.sqrt(jnp.maximum(d, 1e-12)) * (1 - jnp.eye(len(x)))
         return (d * d.size / jnp.maximum(jnp.sum(d), 1e-12) * _off_diagonal(len(x)))[anchors]
 
@@ -127,10 +129,10 @@ def rkd(
 
 
 def _off_diagonal(b: int) -> float:
-    """Share of the b x b pairs that are distinct examples."""
+    """Fraction of the b x b pairs that consist of distinct examples."""
     return (b - 1) / b
 
 
 def _huber(difference: Array) -> Array:
-    """PyTorch's smooth L1: half the square up to one, then linear."""
+    """PyTorch's smooth L1: x^2 / 2 for |x| <= 1, |x| - 1/2 otherwise."""
     return optax.losses.huber_loss(difference)

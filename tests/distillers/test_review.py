@@ -330,7 +330,7 @@ def test_the_logits_get_no_gradient():
         ({"residual": "x"}, "unknown residual 'x' of review: choose from mid, output"),
         ({"preactivation": "student"}, "unknown preactivation 'student' of review: choose from"),
         ({"mid_channels": 0}, "mid_channels of review is 0: it must be positive"),
-        ({"levels": ("h", "w")}, "method 'review': hcl needs a positive weight for each level"),
+        ({"levels": ("h", "w")}, "method 'review': hcl needs one positive weight per level"),
         ({"levels": ("w",), "weights": (1.0,)}, "method 'review': level 'w' is neither a positive"),
     ],
 )

@@ -20,7 +20,7 @@ def _windows(n, out):
     ("pool", "reduce"),
     [(losses.adaptive_average_pool, np.mean), (losses.adaptive_max_pool, np.max)],
 )
-def test_adaptive_pools_are_the_loops_over_their_windows(pool, reduce, size):
+def test_adaptive_pooling_equals_a_loop_over_windows(pool, reduce, size):
     x = _map(0, 2, 8, 6, 3)
     actual = pool(x, size)
     for i, (top, bottom) in enumerate(_windows(8, size[0])):
@@ -31,7 +31,7 @@ def test_adaptive_pools_are_the_loops_over_their_windows(pool, reduce, size):
             )
 
 
-def test_maps_of_crossing_sizes_meet_at_the_smaller_of_each():
+def test_maps_are_matched_at_the_smaller_height_and_width():
     student, teacher = match_size(_map(0, 2, 8, 3, 1), _map(1, 2, 4, 6, 2))
     assert (student.shape, teacher.shape) == ((2, 4, 3, 1), (2, 4, 3, 2))
 
@@ -46,7 +46,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_an_examples_value_does_not_depend_on_the_others(name):
+def test_the_value_of_an_example_does_not_depend_on_other_examples(name):
     student, teacher = _map(0, 4, 6, 6, 5), _map(1, 4, 6, 6, 5)
     whole = PAIRS[name](student, teacher)
     assert whole.shape == (4,)
@@ -54,27 +54,27 @@ def test_an_examples_value_does_not_depend_on_the_others(name):
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_equal_maps_are_the_minimum_also_where_they_are_zero(name):
+def test_equal_maps_are_the_minimum_even_if_they_are_zero(name):
     for x in (_map(0, 4, 6, 6, 5), jnp.zeros((4, 6, 6, 5))):
         value, gradient = jax.value_and_grad(lambda x, y=x: PAIRS[name](x, y).sum())(x)
         np.testing.assert_allclose(value, 0.0, atol=1e-6)
-        if name != "factor_transfer":  # an absolute value has no gradient at its minimum
+        if name != "factor_transfer":  # the absolute value is not differentiable at zero
             np.testing.assert_allclose(gradient, jnp.zeros_like(x), atol=1e-6)
 
 
-def test_attention_ignores_the_order_and_the_scale_of_channels():
+def test_attention_transfer_is_invariant_to_order_and_scale_of_channels():
     student, teacher = _map(0, 2, 4, 4, 6), _map(1, 2, 4, 4, 6)
     expected = losses.attention_transfer(student, teacher)
     changed = losses.attention_transfer(3.0 * student[..., ::-1], teacher)
     np.testing.assert_allclose(changed, expected, rtol=1e-5)
 
 
-def test_nst_ignores_the_order_of_channels():
+def test_nst_is_invariant_to_the_order_of_channels():
     x = _map(0, 2, 4, 4, 6)
     np.testing.assert_allclose(losses.nst(x[..., ::-1], x), np.zeros(2), atol=1e-6)
 
 
-def test_fsp_between_maps_of_different_size_averages_the_larger():
+def test_fsp_average_pools_the_larger_map():
     bottom, top = _map(0, 2, 8, 8, 3), _map(1, 2, 4, 4, 5)
     pooled = losses.adaptive_average_pool(bottom, (4, 4))
     teacher = (_map(2, 2, 4, 4, 3), _map(3, 2, 4, 4, 5))
@@ -86,18 +86,18 @@ def test_fsp_between_maps_of_different_size_averages_the_larger():
     np.testing.assert_allclose(losses.fsp(bottom, top, *teacher), expected, rtol=1e-4)
 
 
-def test_vid_is_least_where_the_means_are_equal_and_the_variance_is_the_error():
+def test_vid_is_minimal_for_equal_maps_and_a_variance_of_the_squared_error():
     teacher = _map(0, 64, 4, 4, 3)
     equal = losses.vid(teacher, teacher, jnp.zeros(3))
     np.testing.assert_allclose(equal, np.full(64, 0.5 * np.log(np.log(2) + 1e-5)), rtol=1e-5)
     assert (losses.vid(teacher + 0.1, teacher, jnp.zeros(3)) > equal).all()
-    # softplus(a) = 0.25, the squared error.
+    # The variance, softplus(a) + eps, is 0.25, the squared error.
     best = jnp.full(3, float(np.log(np.expm1(0.25 - 1e-5))))
     gradient = jax.grad(lambda a: losses.vid(teacher + 0.5, teacher, a).mean())(best)
     np.testing.assert_allclose(gradient, np.zeros(3), atol=1e-5)
 
 
-def test_activation_boundaries_are_met_beyond_the_margin_on_the_teachers_side():
+def test_activation_boundary_is_zero_beyond_the_margin_on_the_teachers_side():
     teacher = jnp.array([2.0, -3.0, 0.5, 0.0])[None, None, None]
     met = jnp.array([1.5, -1.5, 9.0, -2.0])[None, None, None]
     np.testing.assert_array_equal(losses.activation_boundary(met, teacher), [0.0])
@@ -105,7 +105,7 @@ def test_activation_boundaries_are_met_beyond_the_margin_on_the_teachers_side():
     np.testing.assert_allclose(losses.activation_boundary(wrong, teacher), [4.0 + 4.0 + 1.0 + 1.0])
 
 
-def test_ofd_leaves_a_student_alone_that_is_below_a_negative_target():
+def test_ofd_does_not_penalise_a_student_below_a_negative_target():
     margin = jnp.array([-1.0])
     teacher = jnp.array([-2.0, -0.5, -0.5, 3.0, 3.0]).reshape(5, 1, 1, 1)
     student = jnp.array([-5.0, -0.7, 0.5, 1.0, 4.0]).reshape(5, 1, 1, 1)
@@ -114,7 +114,7 @@ def test_ofd_leaves_a_student_alone_that_is_below_a_negative_target():
     )
 
 
-def test_the_margin_is_the_mean_of_a_normal_variables_negative_values():
+def test_ofd_margin_is_the_mean_of_the_negative_values_of_a_normal_variable():
     scale, bias = np.array([1.0, -2.0, 0.5]), np.array([0.3, -1.0, 0.1])
     samples = np.random.default_rng(0).normal(size=(400_000, 1)) * scale + bias
     expected = [samples[:, i][samples[:, i] < 0].mean() for i in range(3)]

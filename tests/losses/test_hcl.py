@@ -12,7 +12,7 @@ def _maps(h, w=None, b=3, c=4):
 
 
 def _pooled(feature, size):
-    """Adaptive average pooling, written out window by window."""
+    """Adaptive average pooling as a loop over windows."""
     h = feature.shape[1]
     rows = [(i * h // size, -(-(i + 1) * h // size)) for i in range(size)]
     return np.stack(
@@ -34,7 +34,7 @@ def _expected(student, teacher, sizes, weights):
         (8, ("h", "h-1", "h-2", "h-3"), (1, 0.5, 0.25, 0.125), (8, 7, 6, 5)),
         (7, ("h", "h/2", "h/4"), (1, 0.5, 0.25), (7, 3, 1)),
         (8, ("h", 4, 2, 1), (0.125, 0.25, 0.5, 1), (8, 4, 2, 1)),
-        # What is used takes the weights in order.
+        # The levels that remain take the weights in order.
         (4, ("h", 4, 2, 1), (1, 0.5, 0.25, 0.125), (4, 2, 1)),
         (4, (16, "h", 1), (1, 0.5, 0.25), (4, 1)),
         (2, ("h", 4, 2, 1), (0.125, 0.25, 0.5, 1), (2, 1)),
@@ -45,7 +45,7 @@ def _expected(student, teacher, sizes, weights):
         (2, (4,), (1,), (2,)),
     ],
 )
-def test_levels_and_weights_of_the_tables(h, levels, weights, sizes):
+def test_levels_and_weights_of_the_papers_tables(h, levels, weights, sizes):
     student, teacher = _maps(h)
     np.testing.assert_allclose(
         losses.hcl(student, teacher, levels=levels, weights=weights),
@@ -54,7 +54,7 @@ def test_levels_and_weights_of_the_tables(h, levels, weights, sizes):
     )
 
 
-def test_the_whole_map_alone_is_the_mean_squared_difference():
+def test_level_h_alone_is_the_mean_squared_difference():
     student, teacher = _maps(6, 4)
     np.testing.assert_allclose(
         losses.hcl(student, teacher, levels=("h",), weights=(1.0,)),
@@ -63,8 +63,8 @@ def test_the_whole_map_alone_is_the_mean_squared_difference():
     )
 
 
-def test_coarse_levels_see_less():
-    """Shifting a map by two pixels is nothing to a level of one, and much to the map."""
+def test_coarse_levels_are_invariant_to_shifts():
+    """A circular shift does not change the map's mean, but changes the map itself."""
     student, _ = _maps(8)
     shifted = np.roll(student, 2, axis=1)
     coarse = losses.hcl(student, shifted, levels=(1,), weights=(1.0,))
@@ -80,19 +80,19 @@ def test_bfloat16_maps_are_compared_in_float32():
 
 
 @pytest.mark.parametrize("level", ["w", "h/0", "h+1", "h/-1", "2h", 0, -1, 1.5])
-def test_a_level_that_is_none_is_named(level):
+def test_an_invalid_level_is_reported(level):
     with pytest.raises(ValueError, match="is neither a positive number nor like 'h'"):
         losses.hcl(*_maps(4), levels=(level,), weights=(1.0,))
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, -1.0), ()])
 def test_levels_without_positive_weights_are_refused(weights):
-    with pytest.raises(ValueError, match="hcl needs a positive weight for each level"):
+    with pytest.raises(ValueError, match="hcl needs one positive weight per level"):
         losses.hcl(*_maps(4), levels=("h", 1), weights=weights)
 
 
 @pytest.mark.parametrize(("size", "out"), [(2, 4), (4, 4), (4, 2), (3, 5), (5, 3), (1, 7)])
-def test_nearest_resize_takes_the_row_and_column_below(size, out):
+def test_nearest_resize_rounds_indices_down(size, out):
     feature, _ = _maps(size, size + 1)
     resized = losses.nearest_resize(jnp.asarray(feature), (out, 6))
     rows = [int(np.floor(i * size / out)) for i in range(out)]
@@ -100,6 +100,6 @@ def test_nearest_resize_takes_the_row_and_column_below(size, out):
     np.testing.assert_array_equal(resized, feature[:, rows][:, :, columns])
 
 
-def test_the_gradient_of_resizing_counts_the_copies():
+def test_the_gradient_of_nearest_resize_is_the_number_of_copies():
     gradient = jax.grad(lambda x: losses.nearest_resize(x, (6, 6)).sum())(jnp.ones((1, 2, 3, 1)))
     np.testing.assert_array_equal(gradient, np.full((1, 2, 3, 1), 6.0))

@@ -13,7 +13,7 @@ def _logits(seed, b=6, k=5):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy_of_indices_is_scipys(smoothing):
+def test_cross_entropy_with_class_indices_equals_scipy(smoothing):
     logits, labels = _logits(0), np.array([0, 1, 2, 3, 4, 0])
     log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
     expected = [
@@ -24,7 +24,7 @@ def test_cross_entropy_of_indices_is_scipys(smoothing):
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
-def test_cross_entropy_of_probabilities_is_entropy_plus_divergence():
+def test_cross_entropy_with_probabilities_is_entropy_plus_divergence():
     logits, p = _logits(0), scipy.special.softmax(_logits(1).astype(np.float64), axis=-1)
     q = scipy.special.softmax(logits.astype(np.float64), axis=-1)
     expected = (scipy.special.entr(p) + scipy.special.rel_entr(p, q)).sum(-1)
@@ -33,7 +33,7 @@ def test_cross_entropy_of_probabilities_is_entropy_plus_divergence():
     )
 
 
-def test_cross_entropy_of_indices_is_that_of_their_one_hot_rows():
+def test_class_indices_are_equivalent_to_one_hot_labels():
     labels = np.array([4, 0, 2, 2, 1, 3])
     chex.assert_trees_all_close(
         losses.cross_entropy(_logits(0), labels, label_smoothing=0.2),
@@ -42,7 +42,7 @@ def test_cross_entropy_of_indices_is_that_of_their_one_hot_rows():
     )
 
 
-def test_cross_entropy_of_even_logits_is_the_log_of_the_number_of_classes():
+def test_cross_entropy_of_uniform_logits_is_the_log_of_the_number_of_classes():
     np.testing.assert_allclose(
         losses.cross_entropy(jnp.zeros((1, 8)), jnp.array([3]), label_smoothing=0.3),
         [np.log(8)],
@@ -50,7 +50,7 @@ def test_cross_entropy_of_even_logits_is_the_log_of_the_number_of_classes():
     )
 
 
-def test_gradient_of_cross_entropy_is_probability_minus_label():
+def test_the_gradient_of_cross_entropy_is_softmax_minus_labels():
     logits, labels = _logits(0), np.array([0, 1, 2, 3, 4, 0])
     gradient = jax.grad(lambda x: losses.cross_entropy(x, labels).sum())(logits)
     expected = scipy.special.softmax(logits.astype(np.float64), axis=-1) - np.eye(5)[labels]
@@ -58,7 +58,7 @@ def test_gradient_of_cross_entropy_is_probability_minus_label():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
-def test_kd_is_scipys_divergence_of_teacher_from_student_times_t_squared(temperature):
+def test_kd_is_t_squared_times_scipys_kl_divergence(temperature):
     student, teacher = _logits(0), _logits(1)
     q = scipy.special.softmax(student.astype(np.float64) / temperature, axis=-1)
     p = scipy.special.softmax(teacher.astype(np.float64) / temperature, axis=-1)
@@ -67,7 +67,7 @@ def test_kd_is_scipys_divergence_of_teacher_from_student_times_t_squared(tempera
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
-def test_kd_and_its_gradient_vanish_where_the_softmaxes_are_equal():
+def test_kd_and_its_gradient_are_zero_where_the_softmaxes_are_equal():
     teacher = _logits(1)
     student = teacher + np.arange(6, dtype=np.float32)[:, None]
     value, gradient = jax.value_and_grad(lambda x: losses.kd(x, teacher).sum())(student)
@@ -76,7 +76,7 @@ def test_kd_and_its_gradient_vanish_where_the_softmaxes_are_equal():
     assert (losses.kd(_logits(0), teacher) > 0).all()
 
 
-def test_gradient_of_kd_is_t_times_the_difference_of_softened_softmaxes():
+def test_the_gradient_of_kd_is_t_times_the_difference_of_softened_softmaxes():
     student, teacher, temperature = _logits(0), _logits(1), 4.0
     gradient = jax.grad(lambda x: losses.kd(x, teacher, temperature=temperature).sum())(student)
     q = scipy.special.softmax(student.astype(np.float64) / temperature, axis=-1)
@@ -84,8 +84,8 @@ def test_gradient_of_kd_is_t_times_the_difference_of_softened_softmaxes():
     np.testing.assert_allclose(gradient, temperature * (q - p), atol=1e-5)
 
 
-def test_gradient_of_kd_at_a_high_temperature_is_that_of_matching_centred_logits():
-    # Hinton et al. 2015, eq. 4: T^2 times 1 / (N T^2) times the difference of centred logits.
+def test_at_high_temperature_kd_matches_centred_logits():
+    # Hinton et al. 2015, eq. 4: T^2 * 1 / (N T^2) * (difference of centred logits).
     student, teacher = _logits(0), _logits(1)
     student, teacher = (x - x.mean(-1, keepdims=True) for x in (student, teacher))
     gradient = jax.grad(lambda x: losses.kd(x, teacher, temperature=1e4).sum())(student)
@@ -95,7 +95,7 @@ def test_gradient_of_kd_at_a_high_temperature_is_that_of_matching_centred_logits
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("size", [1.0, 1e4])
 @pytest.mark.parametrize("labels", ["indices", "probabilities"])
-def test_losses_are_float32_and_finite_with_finite_gradients(dtype, size, labels):
+def test_losses_and_gradients_are_finite_and_losses_are_float32(dtype, size, labels):
     student = jnp.array([[size, -size, 0.0], [0.0, size, -size]], dtype)
     teacher = jnp.array([[-size, size, 0.0], [0.0, size, -size]], dtype)
     y = jnp.array([1, 2]) if labels == "indices" else jnp.array([[0.0, 1, 0], [0.5, 0, 0.5]])
@@ -108,12 +108,12 @@ def test_losses_are_float32_and_finite_with_finite_gradients(dtype, size, labels
         assert jnp.any(gradient != 0)
 
 
-def test_cross_entropy_at_extreme_logits_is_their_difference():
+def test_cross_entropy_of_extreme_logits_is_their_difference():
     value = losses.cross_entropy(jnp.array([[1e4, -1e4, 0.0]]), jnp.array([1]))
     np.testing.assert_allclose(value, [2e4], rtol=1e-6)
 
 
-def test_dkd_is_kd_where_the_others_weigh_the_teachers_probability_of_them():
+def test_dkd_equals_kd_if_beta_is_the_teachers_probability_of_non_target_classes():
     """Equation 7 of Zhao et al. 2022: KD = TCKD + (1 - p_t) NCKD."""
     rng = np.random.default_rng(0)
     student, teacher = (jnp.asarray(rng.normal(size=(1, 7)) * 3, jnp.float32) for _ in range(2))
@@ -123,7 +123,7 @@ def test_dkd_is_kd_where_the_others_weigh_the_teachers_probability_of_them():
     np.testing.assert_allclose(actual, losses.kd(student, teacher, temperature=2.0), rtol=1e-4)
 
 
-def test_dkds_target_part_ignores_how_the_others_share_their_probability():
+def test_tckd_is_invariant_to_permutations_of_non_target_classes():
     rng = np.random.default_rng(0)
     student, teacher = (jnp.asarray(rng.normal(size=(3, 5)), jnp.float32) for _ in range(2))
     labels = jnp.zeros(3, jnp.int32)

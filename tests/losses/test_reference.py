@@ -1,4 +1,4 @@
-"""Values that the methods' original PyTorch implementations gave, float32, on CPU."""
+"""Reference values of the original PyTorch implementations, in float32 on the CPU."""
 
 import json
 from pathlib import Path
@@ -19,13 +19,13 @@ def arrays():
         return dict(stored)
 
 
-def test_every_array_of_the_reference_belongs_to_a_case(arrays):
+def test_every_reference_array_belongs_to_a_case(arrays):
     used = {f"{c['case']}/{name}" for c in CASES for name in [*c["inputs"], "expected"]}
     assert used == set(arrays)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["case"])
-def test_loss_is_that_of_the_original_implementation(case, arrays):
+def test_loss_equals_the_original_implementation(case, arrays):
     inputs = {name: jnp.asarray(arrays[f"{case['case']}/{name}"]) for name in case["inputs"]}
     actual = getattr(losses, case["loss"])(**inputs, **case["kwargs"])
     expected = arrays[f"{case['case']}/expected"]

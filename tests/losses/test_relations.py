@@ -18,7 +18,7 @@ def _embedding(seed, b=6, d=8):
 
 
 @pytest.mark.parametrize("name", RELATIONS)
-def test_equal_embeddings_are_the_minimum_and_a_single_example_has_no_relations(name):
+def test_loss_is_zero_for_equal_embeddings_and_for_a_single_example(name):
     value, gradient = jax.value_and_grad(RELATIONS[name])(_embedding(0), _embedding(0))
     np.testing.assert_allclose(value, 0.0, atol=1e-6)
     np.testing.assert_allclose(gradient, np.zeros((6, 8)), atol=1e-5)
@@ -27,27 +27,27 @@ def test_equal_embeddings_are_the_minimum_and_a_single_example_has_no_relations(
 
 
 @pytest.mark.parametrize("name", RELATIONS)
-def test_gradients_are_finite_where_examples_are_equal_or_zero(name):
+def test_gradients_are_finite_for_equal_and_for_zero_examples(name):
     for student in (jnp.ones((4, 8)), jnp.zeros((4, 8))):
         gradient = jax.grad(RELATIONS[name])(student, _embedding(1, 4))
         assert jnp.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("name", ["pkt", "rkd"])
-def test_what_compares_angles_ignores_rotation_and_scale(name):
+def test_losses_are_invariant_to_rotation_and_scale(name):
     student, teacher = _embedding(0), _embedding(1)
     rotation, _ = jnp.linalg.qr(_embedding(2, 8))
     changed = RELATIONS[name](3.0 * student @ rotation, teacher)
     np.testing.assert_allclose(changed, RELATIONS[name](student, teacher), rtol=1e-4)
 
 
-def test_parts_of_the_anchors_average_to_the_whole():
+def test_losses_of_parts_of_the_anchors_average_to_the_whole():
     student, teacher = _embedding(0, 8), _embedding(1, 8)
     parts = [losses.rkd(student, teacher, anchors=jnp.arange(i, i + 2)) for i in range(0, 8, 2)]
     np.testing.assert_allclose(np.mean(parts), losses.rkd(student, teacher), rtol=1e-5)
 
 
-def test_a_weight_of_zero_leaves_a_relation_out():
+def test_a_weight_of_zero_omits_a_relation():
     student, teacher = _embedding(0), _embedding(1)
     both = losses.rkd(student, teacher)
     distance = losses.rkd(student, teacher, angle_weight=0.0)
