@@ -1,7 +1,16 @@
 """Knowledge distillation in JAX: pure functions for models, losses and training."""
 
 from kdjax import adversarial, distillers, losses, metrics, models, torch_import
-from kdjax.types import Context, Distiller, MethodLoss, Network, Outputs, TrainState, UserError
+from kdjax.types import (
+    Context,
+    Distiller,
+    MethodLoss,
+    Network,
+    Outputs,
+    TeacherInputs,
+    TrainState,
+    UserError,
+)
 
 __all__ = [
     "Context",
@@ -9,6 +18,7 @@ __all__ = [
     "MethodLoss",
     "Network",
     "Outputs",
+    "TeacherInputs",
     "TrainState",
     "UserError",
     "adversarial",

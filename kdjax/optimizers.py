@@ -1,4 +1,4 @@
-"""Optimisers by name, put together from optax."""
+"""Optimisers by name, composed from optax transformations."""
 
 import jax
 import optax
@@ -18,26 +18,26 @@ def create(
     weight_decay: float = 0.0,
     decoupled: bool = False,
     decay_mask: str = "all",
-    clip: float = 0.0,
+    grad_clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
-    """An optimiser.
+    """Creates an optimiser.
 
     Args:
-      name: `sgd`; `adam`; `adamw` (adam with decoupled decay); `adafactor` (factored
-        second moments and update clipping, without relative step sizes).
+      name: one of `NAMES`: `sgd`, `adam`, `adamw` (Adam with decoupled weight decay) or
+        `adafactor` (factored second moments and update clipping, without relative step sizes).
       learning_rate: a number or an optax schedule of the step.
-      momentum: of `sgd` and `adafactor` (0: none); Adam's first beta.
-      nesterov: look ahead by one momentum step (`sgd`, `adam`, `adamw`).
-      weight_decay: coupled, its gradient is added before the moments (L2, as in
-        PyTorch's SGD and Adam); decoupled, it is added after them, times the
-        learning rate (as in AdamW).
-      decoupled: which of the two.
-      decay_mask: `all` parameters (PyTorch's habit), or `kernels` only (those of
-        two or more dimensions: no biases, no norms).
-      clip: largest global norm of the gradient; 0 does not clip.
+      momentum: of `sgd` and `adafactor` (0 for none); Adam's beta_1.
+      nesterov: use Nesterov momentum (`sgd`, `adam`, `adamw`).
+      weight_decay: coefficient of the weight decay; 0 for none.
+      decoupled: if False, the decay is an L2 penalty whose gradient is added before the moments
+        are computed (as in PyTorch's SGD and Adam); if True, it is added after them, times the
+        learning rate (as in AdamW, which always decouples).
+      decay_mask: one of `DECAY_MASKS`: decay `all` parameters (PyTorch's default) or `kernels`
+        only (parameters of two or more dimensions, so neither biases nor normalisation).
+      grad_clip_norm: global norm to which gradients are clipped; 0 disables clipping.
 
     Raises:
-      UserError: on an unknown name or mask.
+      UserError: if the name or the mask is unknown.
     """
     if name not in NAMES:
         raise UserError(f"unknown optimizer {name!r}: choose from {', '.join(NAMES)}")
@@ -60,7 +60,7 @@ def create(
         moments = optax.scale_by_adam(b1=momentum, nesterov=nesterov)
     decoupled = decoupled or name == "adamw"
     return optax.chain(
-        optax.clip_by_global_norm(clip) if clip else optax.identity(),
+        optax.clip_by_global_norm(grad_clip_norm) if grad_clip_norm else optax.identity(),
         optax.identity() if decoupled or not weight_decay else decay,
         moments,
         decay if decoupled and weight_decay else optax.identity(),

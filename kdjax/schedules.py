@@ -14,57 +14,58 @@ UNITS = ("epochs", "steps", "fraction")
 
 def create(
     name: str,
-    peak: float,
+    peak_value: float,
     *,
     total_steps: int,
     steps_per_epoch: float,
     warmup: float = 0.0,
     boundaries: Sequence[float] = (),
-    factor: float = 0.1,
+    decay_rate: float = 0.1,
     unit: str = "epochs",
-    stairs: int = 0,
+    num_stairs: int = 0,
 ) -> optax.Schedule:
-    """A schedule that rises linearly from 0 to `peak`, then decays as `name` says.
+    """Creates a schedule with a linear warm-up from 0 to `peak_value`, followed by a decay.
 
     Args:
-      name: `constant`; `cosine` or `linear`, to 0 at `total_steps`; `step`, times
-        `factor` at each boundary.
-      peak: the value after the warm-up.
-      total_steps: length of the run.
-      steps_per_epoch: need not be whole.
-      warmup: length of the rise.
-      boundaries: for `step`, counted from the start of the run.
-      factor: for `step`; 0 switches off.
-      unit: of `warmup` and `boundaries`: `epochs`, `steps`, or `fraction` of the run.
-      stairs: into how many equal steps the rise is cut, the first at 0; 0 is a smooth one.
+      name: one of `NAMES`: `constant`; `cosine` or `linear`, which decay to 0 at `total_steps`;
+        `step`, which multiplies by `decay_rate` at each boundary.
+      peak_value: value after the warm-up.
+      total_steps: length of the run, in steps.
+      steps_per_epoch: need not be an integer.
+      warmup: length of the warm-up, in `unit`.
+      boundaries: for `step`, in `unit` from the start of the run, increasing.
+      decay_rate: for `step`; 0 switches the value off.
+      unit: one of `UNITS`: `epochs`, `steps`, or `fraction` of the run.
+      num_stairs: number of equal plateaus of a stepwise warm-up, the first of them at 0; 0 for a
+        continuous one.
 
     Returns:
-      A function of the step (int, [] or [n]) to float32 of the same shape.
+      A function from the step (int, [] or [n]) to float32 of the same shape.
 
     Raises:
-      UserError: on an unknown name or unit, or boundaries that do not increase.
+      UserError: if the name or the unit is unknown, or the boundaries do not increase.
     """
     if name not in NAMES:
         raise UserError(f"unknown schedule {name!r}: choose from {', '.join(NAMES)}")
     if unit not in UNITS:
-        raise UserError(f"unknown unit {unit!r} of a schedule: choose from {', '.join(UNITS)}")
+        raise UserError(f"unknown schedule unit {unit!r}: choose from {', '.join(UNITS)}")
     scale = {"epochs": steps_per_epoch, "steps": 1.0, "fraction": total_steps}[unit]
     warmup_steps = warmup * scale
     edges = [round(b * scale) for b in boundaries]
     if edges != sorted(edges):
-        raise UserError(f"a schedule's boundaries must increase, got {tuple(boundaries)}")
+        raise UserError(f"boundaries must increase, got {tuple(boundaries)}")
 
     def schedule(step: Array) -> Array:
         step = jnp.asarray(step, jnp.float32)
         rise: Any = 1.0
         if warmup_steps:
             rise = step / warmup_steps
-            if stairs:
-                # Rounding must not delay the step that falls on a stair.
-                rise = jnp.floor(rise * stairs * (1 + 1e-6)) / stairs
+            if num_stairs:
+                # The margin keeps rounding from delaying a stair by one step.
+                rise = jnp.floor(rise * num_stairs * (1 + 1e-6)) / num_stairs
             rise = jnp.minimum(1.0, rise)
-        left = max(total_steps - warmup_steps, 1.0)
-        progress = jnp.clip((step - warmup_steps) / left, 0.0, 1.0)
+        decay_steps = max(total_steps - warmup_steps, 1.0)
+        progress = jnp.clip((step - warmup_steps) / decay_steps, 0.0, 1.0)
         if name == "cosine":
             decay = 0.5 * (1 + jnp.cos(jnp.pi * progress))
         elif name == "linear":
@@ -72,15 +73,15 @@ def create(
         elif name == "step":
             decay = jnp.ones(())
             for edge in edges:
-                decay = decay * jnp.where(step >= edge, factor, 1.0)
+                decay = decay * jnp.where(step >= edge, decay_rate, 1.0)
         else:
             decay = jnp.ones(())
-        # A constant without warm-up is still as long as the steps.
-        return jnp.broadcast_to(peak * rise * decay, step.shape)
+        # A constant without warm-up has no shape of its own.
+        return jnp.broadcast_to(peak_value * rise * decay, step.shape)
 
     return schedule
 
 
 def in_parts(values: Sequence[Any], step: int, total_steps: int) -> Any:
-    """The value at a step, where several values share the steps in equal parts, in order."""
+    """The value at a step, if the run is divided into equal parts with one value each."""
     return values[min(step * len(values) // total_steps, len(values) - 1)]

@@ -1,11 +1,11 @@
-"""One train step for every method, and the evaluation step.
+"""The train step, one for every method, and the evaluation step.
 
 Both are plain functions of arrays; `kdjax.parallel` maps them over devices.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from kdjax.types import (
     Network,
     Outputs,
     PyTree,
+    TeacherInputs,
     TrainState,
     UserError,
     Variables,
@@ -28,14 +29,34 @@ from kdjax.types import (
 
 TEACHER_BATCH_NORMS = ("running", "batch")
 
+Metrics = dict[str, Array]
+# A batch as the networks see it, and the examples' positions in the training split.
+_Part = tuple[views.Views, Array]
+
+
+class TrainStep(Protocol):
+    """The contract of what `make_train_step` returns, where the arguments are described."""
+
+    def __call__(
+        self, state: Any, teachers: Any, data: batches.ResidentData, batch: Any, rng: Any
+    ) -> tuple[Any, Any]: ...
+
+
+class EvalStep(Protocol):
+    """The contract of what `make_eval_step` returns, where the arguments are described."""
+
+    def __call__(
+        self, variables: Variables, data: batches.ResidentData, batch: batches.Batch
+    ) -> Array: ...
+
 
 def abstract_outputs(
     network: Network, image_shape: tuple[int, int, int]
 ) -> tuple[Outputs, Variables]:
-    """A network's outputs for one image and its variables, as shapes; nothing is computed.
+    """Shapes of a network's outputs for one image and of its variables; computes nothing.
 
     Args:
-      network: any.
+      network: any network.
       image_shape: (h, w, c).
 
     Raises:
@@ -52,7 +73,7 @@ def abstract_outputs(
     except UserError:
         raise
     except Exception as error:
-        # Layers complain of maps that are too small in many exception types.
+        # Layers reject feature maps that are too small with many exception types.
         reason = first_line(error)
     raise UserError(
         f"{type(network.module).__name__} cannot take images of shape {image_shape}: {reason}"
@@ -71,31 +92,31 @@ def init_state(
     teachers: Sequence[Network] = (),
     teacher_variables: Sequence[Variables] = (),
     train_labels: Array | None = None,
-    start: Variables | None = None,
-    ema: float = 0.0,
+    init_variables: Variables | None = None,
+    ema_decay: float = 0.0,
 ) -> TrainState:
     """The state before the first step. May be traced (`jax.jit`, `jax.eval_shape`).
 
     Args:
       rng: the run's key.
-      student: what is trained.
-      distiller: its objective; this calls its `init`.
+      student: the network to train.
+      distiller: the objective; its `init` is called here.
       optimizer: as for `make_train_step`.
-      image_shape: (h, w, c) as the networks see them.
-      num_classes: k, width of the labels.
-      batch_size: examples a step and device.
-      teachers: in the order in which the distiller finds them.
-      teacher_variables: theirs.
-      train_labels: int32 [n], for methods that look at other examples' labels.
-      start: student variables to start from, instead of the model's initialisation.
-      ema: as for `make_train_step`.
+      image_shape: (h, w, c) of the images as the networks see them.
+      num_classes: k, the width of the labels.
+      batch_size: examples per step and device.
+      teachers: in the order in which the distiller expects them.
+      teacher_variables: the variables of each teacher.
+      train_labels: int32 [n], for methods that use the labels of other examples.
+      init_variables: initial variables of the student, instead of a random initialisation.
+      ema_decay: as for `make_train_step`.
 
     Raises:
-      UserError: if a network cannot take such images or a method cannot apply.
+      UserError: if a network cannot take such images or a method does not apply.
     """
     student_key, method_key = jax.random.split(rng)
 
-    def seen(network: Network) -> Outputs:
+    def batch_outputs(network: Network) -> Outputs:
         outputs, _ = abstract_outputs(network, image_shape)
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), outputs
@@ -103,8 +124,8 @@ def init_state(
 
     shape: Any = jax.ShapeDtypeStruct
     context = Context(
-        student=seen(student),
-        teachers=tuple(map(seen, teachers)),
+        student=batch_outputs(student),
+        teachers=tuple(map(batch_outputs, teachers)),
         labels=shape((batch_size, num_classes), jnp.float32),
         index=shape((batch_size,), jnp.int32),
         step=shape((), jnp.int32),
@@ -112,10 +133,14 @@ def init_state(
         teacher_variables=tuple(teacher_variables),
         train_labels=train_labels,
     )
-    variables = start or student.init(student_key, jnp.zeros((1, *image_shape)))
+    variables = init_variables or student.init(student_key, jnp.zeros((1, *image_shape)))
     methods = distiller.init(method_key, context)
     params = variables["params"]
     batch_stats = variables.get("batch_stats", {})
+    ema = {}
+    if ema_decay:
+        # Copies, because the step donates its input and a buffer can be donated only once.
+        ema = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -123,8 +148,7 @@ def init_state(
         method_params=methods["params"],
         method_state=methods["state"],
         opt_state=optimizer.init((params, methods["params"])),
-        # Copies: the step donates its input, and a buffer can be donated only once.
-        ema=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else {},
+        ema=ema,
     )
 
 
@@ -133,86 +157,102 @@ def make_train_step(
     student: Network,
     distiller: Distiller,
     optimizer: optax.GradientTransformation,
-    views: Callable[..., views.Views],
+    views: views.ViewFn,
     teachers: Sequence[Network] = (),
-    accumulate: int = 1,
-    ema: float = 0.0,
+    grad_accum_steps: int = 1,
+    ema_decay: float = 0.0,
     teacher_batch_norm: str = "running",
     axis_name: str | None = None,
     several_seeds: bool = False,
-) -> Callable[..., tuple[Any, Any]]:
+) -> TrainStep:
     """The train step.
 
-    Differentiates the objective with respect to the student's and the methods'
-    parameters; the teachers' variables are an argument and never change.
+    Differentiates the objective with respect to the parameters of the student and of the
+    methods. The teachers' variables are an argument and never change.
 
     Args:
-      student: trained in training mode.
+      student: the network to train, applied in training mode.
       distiller: the objective.
       optimizer: over `(student params, method params)`.
-      views: who sees what, from `kdjax.data.views.make_views`.
-      teachers: run in evaluation mode, unless `teacher_batch_norm` says otherwise.
-      accumulate: parts into which the batch is cut; their gradients are averaged
-        before the one update. Batch norm and methods between examples see a part.
-      ema: decay of an average of the student's variables, rising from 0.1 as
-        (1 + step) / (10 + step) until it reaches this; 0 keeps none.
-      teacher_batch_norm: one of `TEACHER_BATCH_NORMS`: normalise by the `running`
-        averages, as in evaluation, or by the `batch`, dropout included, as some published
-        code does that never switches the teacher to evaluation. Its averages do not move.
-      axis_name: the mapped axis over which batches are spread, or None.
-      several_seeds: train several students in one program: `state` and `metrics` are then
-        tuples with one for each, all at the same step; `teacher_variables`, `batch` and
-        `rng` are tuples with one for each or one for all. With one for all of all three,
-        the seeds see the same views and the teacher's forward pass is computed once.
+      views: the views of student and teachers, from `kdjax.data.views.make_views`.
+      teachers: applied in evaluation mode, unless `teacher_batch_norm` is `batch`.
+      grad_accum_steps: number of equal parts into which the batch is split; their gradients
+        are averaged before the single update. Batch norm and methods defined between examples
+        see one part at a time.
+      ema_decay: decay of an exponential moving average of the student's variables, in [0, 1).
+        It rises from 0.1 as (1 + step) / (10 + step) until it reaches this value. 0 keeps no
+        average.
+      teacher_batch_norm: one of `TEACHER_BATCH_NORMS`. With `running` the teachers normalise by
+        their running averages, as in evaluation. With `batch` they are applied in training
+        mode, with the statistics of the batch and with dropout, like published code that never
+        switches the teacher to evaluation mode; their running averages are not updated.
+      axis_name: the mapped axis over which batches are sharded, or None.
+      several_seeds: train several students in one program. `state` and `metrics` are then
+        tuples with one entry per student, all at the same step, and `teachers`, `batch` and
+        `rng` are tuples with one entry per student or a single entry for all. With a single
+        entry in all three, the students see the same views and the teachers' forward passes
+        are computed once.
 
     Returns:
-      `step(state, teacher_variables, data, batch, rng) -> (state, metrics)`, where
-      `data` and `batch` are what `kdjax.data.batches` gives, `batch` with a leading
-      axis of steps made in this one call, `rng` is the run's key, and `metrics` are
-      the means over those steps. `data` may also hold `teacher_logits`, for each
-      teacher float32 [n, k] for the n training images (with several seeds a tuple of
-      those, one for each or one for all): they stand for what the teachers would say, and
-      what nothing else needs of the teachers' forward passes is not computed.
+      `step(state, teachers, data, batch, rng) -> (state, metrics)`:
+
+      - `state`: a `TrainState` from `init_state`.
+      - `teachers`: a `kdjax.TeacherInputs`: the teachers' variables, and optionally their
+        logits for the whole training split, so that they are not computed again.
+      - `data`, `batch`: as `kdjax.data.batches` provides them, the arrays of `batch` with a
+        leading axis of steps, all of which are made in this one call.
+      - `rng`: the run's key.
+      - `metrics`: scalars by name, averaged over the steps of the call.
     """
 
-    def teach(teacher: Network, variables: Variables, images: Array, rng: Array) -> Outputs:
+    def apply_teacher(
+        teacher: Network, variables: Variables, images: Array, dropout_key: Array
+    ) -> Outputs:
         if teacher_batch_norm == "batch":
-            return teacher.train(variables, images, rng)[0]
+            return teacher.train(variables, images, dropout_key)[0]
         return teacher.evaluate(variables, images)
 
     def gradients(
-        state: TrainState, teacher_variables: Any, data: Any, rng: Array, part: Any
-    ) -> tuple[PyTree, TrainState, dict[str, Array]]:
+        state: TrainState,
+        teacher_inputs: TeacherInputs,
+        data: batches.ResidentData,
+        rng: Array,
+        part: _Part,
+    ) -> tuple[PyTree, TrainState, Metrics]:
         seen, index = part
-        known = data.get("teacher_logits", [None] * len(teachers))
+        teacher_logits = teacher_inputs.logits or (None,) * len(teachers)
 
         def objective(trained: tuple[PyTree, PyTree]) -> tuple[Array, Any]:
             params, method_params = trained
             variables = {"params": params, "batch_stats": state.batch_stats}
-            # Dropout is the one thing that depends on the shards: each draws its own.
+            # Only dropout depends on the sharding: each shard draws its own mask.
             dropout_key = jax.random.fold_in(rng, parallel.index(axis_name))
             outputs, batch_stats = student.train(variables, seen.student, dropout_key)
             context = Context(
                 student=outputs,
                 teachers=tuple(
                     jax.lax.stop_gradient(
-                        _told(teach(teacher, v, seen.teacher, dropout_key), logits, index)
+                        _with_logits(
+                            apply_teacher(net, v, seen.teacher, dropout_key), logits, index
+                        )
                     )
-                    for teacher, v, logits in zip(teachers, teacher_variables, known, strict=True)
+                    for net, v, logits in zip(
+                        teachers, teacher_inputs.variables, teacher_logits, strict=True
+                    )
                 ),
                 labels=seen.labels,
                 index=index,
                 step=state.step,
                 rng=rng,
-                teacher_variables=teacher_variables,
+                teacher_variables=teacher_inputs.variables,
                 train_labels=data["labels"],
                 axis_name=axis_name,
             )
             method_variables = {"params": method_params, "state": state.method_state}
             term = distiller.loss(method_variables, context)
             loss = jnp.mean(term.value)
-            hit = jnp.argmax(outputs.logits, -1) == jnp.argmax(seen.labels, -1)
-            metrics = {"loss": loss, "accuracy": jnp.mean(hit, dtype=jnp.float32)}
+            correct = jnp.argmax(outputs.logits, -1) == jnp.argmax(seen.labels, -1)
+            metrics = {"loss": loss, "accuracy": jnp.mean(correct, dtype=jnp.float32)}
             return loss, (metrics | term.metrics, batch_stats, term.state)
 
         grad, (metrics, batch_stats, method_state) = jax.grad(objective, has_aux=True)(
@@ -222,39 +262,44 @@ def make_train_step(
         return grad, state, metrics
 
     def update(
-        state: TrainState, teacher_variables: Any, data: Any, batch: Any, rng: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
+        state: TrainState,
+        teacher_inputs: TeacherInputs,
+        data: batches.ResidentData,
+        batch: batches.Batch,
+        rng: Array,
+    ) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(rng, state.step)
         view_key, method_key = jax.random.split(rng)
         images, labels = batches.gather(data, batch)
-        parts = (views(view_key, images, labels, axis_name), batch["index"])
-        if accumulate == 1:
-            grad, state, metrics = gradients(state, teacher_variables, data, method_key, parts)
+        whole = (views(view_key, images, labels, axis_name), batch["index"])
+        if grad_accum_steps == 1:
+            grad, state, metrics = gradients(state, teacher_inputs, data, method_key, whole)
         else:
 
-            def add(carry: Any, xs: Any) -> tuple[Any, dict[str, Array]]:
+            def accumulate(carry: Any, xs: Any) -> tuple[Any, Metrics]:
                 total, state = carry
                 i, part = xs
                 key = jax.random.fold_in(method_key, i)
-                grad, state, metrics = gradients(state, teacher_variables, data, key, part)
+                grad, state, metrics = gradients(state, teacher_inputs, data, key, part)
                 return (jax.tree.map(jnp.add, total, grad), state), metrics
 
-            cut = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), parts)
+            parts = jax.tree.map(lambda x: x.reshape(grad_accum_steps, -1, *x.shape[1:]), whole)
             zeros = jax.tree.map(jnp.zeros_like, (state.params, state.method_params))
             (total, state), metrics = parallel.loop(
-                add, (zeros, state), (jnp.arange(accumulate), cut)
+                accumulate, (zeros, state), (jnp.arange(grad_accum_steps), parts)
             )
-            grad, metrics = jax.tree.map(lambda x: x / accumulate, total), _mean(metrics)
+            grad = jax.tree.map(lambda x: x / grad_accum_steps, total)
+            metrics = _mean(metrics)
         # Batch statistics too: without synchronised batch norm they differ between devices.
         grad, metrics, batch_stats = parallel.pmean((grad, metrics, state.batch_stats), axis_name)
         trained = (state.params, state.method_params)
         updates, opt_state = optimizer.update(grad, state.opt_state, trained)
         params, method_params = optax.apply_updates(trained, updates)
-        average = state.ema
-        if ema:
-            rate = 1 - jnp.minimum(ema, (1 + state.step) / (10 + state.step))
+        ema = state.ema
+        if ema_decay:
+            rate = 1 - jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
             new = {"params": params, "batch_stats": batch_stats}
-            average = optax.incremental_update(new, state.ema, rate)
+            ema = optax.incremental_update(new, state.ema, rate)
         state = dataclasses.replace(
             state,
             step=state.step + 1,
@@ -262,63 +307,71 @@ def make_train_step(
             batch_stats=batch_stats,
             method_params=method_params,
             opt_state=opt_state,
-            ema=average,
+            ema=ema,
         )
         return state, metrics | {"gradient_norm": optax.tree.norm(grad)}
 
     def update_all(
-        states: Any, teacher_variables: Any, data: Any, batch: Any, rng: Any
-    ) -> tuple[Any, Any]:
-        # Written out: vmap makes grouped convolutions of the students', which are slow. What
-        # is the same for all seeds XLA computes once, if it can see that it is the same.
-        own = parallel.own
-        together = [dataclasses.replace(state, step=states[0].step) for state in states]
-
-        def data_of(seed: int) -> Any:
-            if "teacher_logits" not in data:
-                return data
-            return data | {"teacher_logits": own(data["teacher_logits"], seed)}
-
+        states: tuple[TrainState, ...],
+        teacher_inputs: tuple[TeacherInputs, ...],
+        data: batches.ResidentData,
+        batch: tuple[batches.Batch, ...],
+        rng: tuple[Array, ...],
+    ) -> tuple[tuple[TrainState, ...], tuple[Metrics, ...]]:
+        # A Python loop: vmap would turn the students' convolutions into grouped ones, which
+        # are slow. XLA computes what all seeds share once, if it can see that it is the same.
+        for_member = parallel.for_member
+        in_step = [dataclasses.replace(state, step=states[0].step) for state in states]
         results = [
-            update(state, own(teacher_variables, i), data_of(i), own(batch, i), own(rng, i))
-            for i, state in enumerate(together)
+            update(
+                state,
+                for_member(teacher_inputs, i),
+                data,
+                for_member(batch, i),
+                for_member(rng, i),
+            )
+            for i, state in enumerate(in_step)
         ]
-        states, metrics = zip(*results, strict=True)
-        return states, metrics
+        new_states, metrics = zip(*results, strict=True)
+        return new_states, metrics
 
     def step(
-        state: Any, teacher_variables: Any, data: Any, batch: Any, rng: Any
+        state: Any, teachers: Any, data: batches.ResidentData, batch: Any, rng: Any
     ) -> tuple[Any, Any]:
-        change = update_all if several_seeds else update
+        update_once: Callable[..., tuple[Any, Any]] = update_all if several_seeds else update
         state, metrics = parallel.loop(
-            lambda state, one: change(state, teacher_variables, data, one, rng), state, batch
+            lambda state, one: update_once(state, teachers, data, one, rng), state, batch
         )
         return state, _mean(metrics)
 
     return step
 
 
-def make_eval_step(network: Network, image_size: int) -> Callable[..., Array]:
-    """The evaluation step: `step(variables, data, batch) -> logits` float32 [b, k].
+def make_eval_step(network: Network, image_size: int) -> EvalStep:
+    """The evaluation step: `step(variables, data, batch) -> logits`, float32 [b, k].
 
-    `data` and `batch` are what `kdjax.data.batches` gives; the network sees the
-    middle [image_size, image_size] of each image and is in evaluation mode.
+    Args:
+      network: the network to evaluate, applied in evaluation mode.
+      image_size: side of the central square of each image that the network sees, in pixels.
+
+    Returns:
+      The step; its `data` and `batch` are as `kdjax.data.batches` provides them.
     """
 
-    def step(variables: Variables, data: Any, batch: Any) -> Array:
+    def step(variables: Variables, data: batches.ResidentData, batch: batches.Batch) -> Array:
         images, _ = batches.gather(data, batch)
         return network.evaluate(variables, views.evaluation_view(images, image_size)).logits
 
     return step
 
 
-def _told(outputs: Outputs, known: Array | None, index: Array) -> Outputs:
-    """A teacher's outputs, with the logits that are known of the examples in place of its own."""
-    if known is None:
+def _with_logits(outputs: Outputs, teacher_logits: Array | None, index: Array) -> Outputs:
+    """A teacher's outputs, with its logits taken from the given ones [n, k] if there are any."""
+    if teacher_logits is None:
         return outputs
-    return outputs._replace(logits=jnp.take(known, index, axis=0))
+    return outputs._replace(logits=jnp.take(teacher_logits, index, axis=0))
 
 
 def _mean(metrics: PyTree) -> PyTree:
-    """Mean over the leading axis, that of steps or of parts."""
+    """Mean over the leading axis, that of steps or of parts of a batch."""
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)

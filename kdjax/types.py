@@ -1,4 +1,4 @@
-"""The few types that everything else speaks in."""
+"""Types shared by models, losses, methods and training."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,26 +14,26 @@ Variables = dict[str, PyTree]
 
 
 class UserError(ValueError):
-    """A mistake that the person at the keyboard can mend.
+    """A mistake that the user can correct.
 
-    The message is one line that says what was given and what is allowed. The
+    The message is a single line naming what was given and what is allowed. The
     command line prints it as `error: ...` and exits with status 2.
     """
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an exception says, for use inside a UserError."""
+    """The first line of an exception's message, for use inside a `UserError`."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class Outputs(NamedTuple):
-    """What a network gives for a batch of images.
+    """A network's outputs for a batch of images.
 
     Attributes:
       logits: float32 [b, k].
       taps: feature maps by name, in the order in which they are computed:
-        `stem`, `stageK_pre` and `stageK` (before and after the activation that
-        ends stage K; [b, h, w, c]) and `pre_logits` [b, d].
+        `stem`, `stageK_pre` and `stageK` (before and after the final activation
+        of stage K), each [b, h, w, c], and `pre_logits` [b, d].
     """
 
     logits: Array
@@ -41,15 +41,15 @@ class Outputs(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A model together with the normalisation it was trained with.
+    """A model together with the input normalisation it was trained with.
 
-    Teacher and student may have been trained under different normalisations,
-    so each carries its own and all of them are fed the same pixels.
+    Teacher and student may have been trained with different normalisations, so
+    each carries its own and all of them take the same pixels.
 
     Attributes:
       module: a model of `kdjax.models`.
-      mean: per channel, in units of pixels in [0, 1].
-      std: per channel, in the same units.
+      mean: mean of each channel, [c], for pixels in [0, 1].
+      std: standard deviation of each channel, [c], for pixels in [0, 1].
     """
 
     module: nn.Module
@@ -57,22 +57,22 @@ class Network(NamedTuple):
     std: tuple[float, ...]
 
     def normalize(self, images: Array) -> Array:
-        """Maps pixels in [0, 1], [b, h, w, c], to what the model was trained on."""
+        """Standardises pixels in [0, 1], [b, h, w, c], channel by channel."""
         mean = jnp.asarray(self.mean, images.dtype)[None, None, None]
         std = jnp.asarray(self.std, images.dtype)[None, None, None]
         return (images - mean) / std
 
     def init(self, rng: Array, images: Array) -> Variables:
-        """Fresh variables; of the images only the shape matters."""
+        """Initial variables; only the shape of `images` matters."""
         return dict(self.module.init(rng, self.normalize(images), train=False))
 
     def evaluate(self, variables: Variables, images: Array) -> Outputs:
-        """Outputs in evaluation mode (running averages in batch norm)."""
+        """Outputs in evaluation mode (batch norm uses its running averages)."""
         outputs: Any = self.module.apply(variables, self.normalize(images), train=False)
         return outputs
 
     def train(self, variables: Variables, images: Array, rng: Array) -> tuple[Outputs, PyTree]:
-        """Outputs in training mode, and the new batch statistics; `rng` is for dropout."""
+        """Outputs in training mode and the new batch statistics; `rng` is the dropout key."""
         result: Any = self.module.apply(
             variables,
             self.normalize(images),
@@ -86,22 +86,22 @@ class Network(NamedTuple):
 
 @flax.struct.dataclass
 class Context:
-    """All that a distillation method may look at in one step.
+    """Everything a distillation method may use in one step.
 
     In `Distiller.init` the arrays that depend on the batch are
-    `jax.ShapeDtypeStruct`s; in `Distiller.loss` they are this device's shard.
+    `jax.ShapeDtypeStruct`s; in `Distiller.loss` they hold this device's shard.
 
     Attributes:
       student: the student's outputs in training mode.
-      teachers: each teacher's outputs, in the order of the phase's `teachers`;
-        no gradient flows into them.
+      teachers: each teacher's outputs, in the order of the teachers given to the
+        train step; no gradient flows into them.
       labels: float32 [b, k], class probabilities (one-hot unless mixed).
       index: int32 [b], the examples' positions in the training split.
-      step: int32 [], counts from 0.
+      step: int32 [], the number of updates made so far.
       rng: a key for this step, the same on every device.
       teacher_variables: each teacher's variables (OFD reads batch-norm parameters).
-      train_labels: int32 [n], the training split's labels, where it has them.
-      axis_name: the mapped axis over which a batch is spread, or None.
+      train_labels: int32 [n], the labels of the training split, or None without one.
+      axis_name: the mapped axis over which a batch is sharded, or None.
     """
 
     student: Outputs
@@ -116,18 +116,33 @@ class Context:
 
     @property
     def teacher(self) -> Outputs:
-        """The only teacher's outputs, for methods that are written for one."""
+        """The outputs of the only teacher, for methods defined for a single one."""
         (teacher,) = self.teachers
         return teacher
+
+
+class TeacherInputs(NamedTuple):
+    """The teachers' part of a train step's arguments.
+
+    Attributes:
+      variables: each teacher's variables.
+      logits: float32 [n, k] for each teacher, its logits for the n training images,
+        or None to compute them in the step. Where they are given they replace the
+        computed ones, and the compiled step leaves out whatever part of the
+        teachers' forward passes nothing else needs.
+    """
+
+    variables: tuple[Variables, ...]
+    logits: tuple[Array, ...] | None = None
 
 
 class MethodLoss(NamedTuple):
     """What a method's `loss` returns.
 
     Attributes:
-      value: [b] where a value belongs to an example, otherwise []; the train
-        step takes the one mean.
-      state: the method's new state (the same structure as it was given).
+      value: [b] where the loss is defined per example, otherwise []; the train step
+        averages it.
+      state: the method's new state, with the structure of the old one.
       metrics: scalars to log, by name.
     """
 
@@ -140,9 +155,9 @@ class Distiller(NamedTuple):
     """A distillation method: a pair of pure functions.
 
     Attributes:
-      init: `init(rng, context) -> {"params": ..., "state": ...}`, the method's own
-        parameters (trained together with the student's) and state (carried from
-        step to step); both `{}` for most methods.
+      init: `init(rng, context) -> {"params": ..., "state": ...}`: the method's own
+        parameters, trained jointly with the student's, and its state, carried from
+        step to step. Both are `{}` for most methods.
       loss: `loss(variables, context) -> MethodLoss`.
     """
 
@@ -155,13 +170,13 @@ class TrainState:
     """What a training run carries from step to step, and what a checkpoint holds.
 
     Attributes:
-      step: int32 [], how many updates were made.
+      step: int32 [], the number of updates made so far.
       params: the student's parameters.
-      batch_stats: the student's running averages.
+      batch_stats: the running averages of the student's batch norm.
       method_params: the methods' own parameters.
       method_state: the methods' own state.
-      opt_state: the optimiser's state, over `(params, method_params)`.
-      ema: averaged student variables, or `{}` where no average is kept.
+      opt_state: the optimiser's state over `(params, method_params)`.
+      ema: exponential moving average of the student's variables, or `{}` if none is kept.
     """
 
     step: Array
@@ -174,7 +189,7 @@ class TrainState:
 
     @classmethod
     def of_variables(cls, variables: Variables) -> "TrainState":
-        """A state that holds a network which is not being trained."""
+        """A state holding the variables of a network that is not being trained."""
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
@@ -187,10 +202,10 @@ class TrainState:
 
     @property
     def variables(self) -> Variables:
-        """The student as trained: parameters and running averages."""
+        """The variables being trained: parameters and batch statistics."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
-    def evaluated(self) -> Variables:
-        """The student as evaluated: its average where one is kept."""
+    def eval_variables(self) -> Variables:
+        """The variables to evaluate: the moving average where one is kept."""
         return self.ema or self.variables

@@ -34,7 +34,7 @@ def _run(optimizer, params, gradients):
 
 
 def _pytorch_sgd(p, gradients, lr, momentum, nesterov, weight_decay):
-    """The algorithm box of torch.optim.SGD, with dampening 0."""
+    """The algorithm in the documentation of torch.optim.SGD, with dampening 0."""
     p, buffer = p.astype(np.float64), None
     for gradient in gradients:
         d = gradient + weight_decay * p
@@ -46,7 +46,7 @@ def _pytorch_sgd(p, gradients, lr, momentum, nesterov, weight_decay):
 
 
 def _pytorch_adam(p, gradients, lr, weight_decay, decoupled):
-    """The algorithm boxes of torch.optim.Adam and AdamW."""
+    """The algorithms in the documentation of torch.optim.Adam and AdamW."""
     p = p.astype(np.float64)
     m = v = np.zeros_like(p)
     for t, gradient in enumerate(gradients, start=1):
@@ -61,7 +61,7 @@ def _pytorch_adam(p, gradients, lr, weight_decay, decoupled):
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
-def test_sgd_with_coupled_decay_is_pytorchs(momentum, nesterov, weight_decay):
+def test_sgd_with_coupled_decay_matches_pytorch(momentum, nesterov, weight_decay):
     optimizer = optimizers.create(
         "sgd", 0.1, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
     )
@@ -76,7 +76,7 @@ def test_sgd_with_coupled_decay_is_pytorchs(momentum, nesterov, weight_decay):
 @pytest.mark.parametrize(
     ("name", "decoupled"), [("adam", False), ("adam", True), ("adamw", False), ("adamw", True)]
 )
-def test_adam_is_pytorchs_with_either_decay(name, decoupled):
+def test_adam_matches_pytorch_with_either_decay(name, decoupled):
     optimizer = optimizers.create(name, 0.1, weight_decay=0.2, decoupled=decoupled)
     actual = _run(optimizer, _params(), _gradients())
     for key, p in _params().items():
@@ -87,7 +87,7 @@ def test_adam_is_pytorchs_with_either_decay(name, decoupled):
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_adamw_is_that_of_optax(nesterov):
+def test_adamw_matches_optax(nesterov):
     ours = optimizers.create("adamw", 0.1, weight_decay=0.2, nesterov=nesterov)
     theirs = optax.adamw(0.1, weight_decay=0.2, nesterov=nesterov)
     chex.assert_trees_all_close(
@@ -95,7 +95,7 @@ def test_adamw_is_that_of_optax(nesterov):
     )
 
 
-def test_decoupled_decay_of_sgd_stays_out_of_the_momentum():
+def test_decoupled_decay_of_sgd_does_not_enter_the_momentum():
     optimizer = optimizers.create("sgd", 0.1, momentum=0.9, weight_decay=0.5, decoupled=True)
     zeros = [jax.tree.map(np.zeros_like, _params())] * 3
     expected = jax.tree.map(lambda p: p * (1 - 0.1 * 0.5) ** 3, _params())
@@ -104,7 +104,7 @@ def test_decoupled_decay_of_sgd_stays_out_of_the_momentum():
 
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize(("mask", "bias_decays"), [("all", True), ("kernels", False)])
-def test_the_mask_says_which_parameters_decay(mask, bias_decays, decoupled):
+def test_the_mask_selects_the_parameters_that_decay(mask, bias_decays, decoupled):
     optimizer = optimizers.create(
         "sgd", 0.1, momentum=0.0, weight_decay=0.5, decay_mask=mask, decoupled=decoupled
     )
@@ -114,10 +114,10 @@ def test_the_mask_says_which_parameters_decay(mask, bias_decays, decoupled):
     np.testing.assert_allclose(after["bias"], factor * _params()["bias"], rtol=1e-5)
 
 
-def test_clip_bounds_the_global_norm_and_leaves_small_gradients_alone():
+def test_clipping_bounds_the_global_norm_and_leaves_small_gradients_unchanged():
     params = {"a": jnp.zeros(1), "b": jnp.zeros((1, 1))}
-    optimizer = optimizers.create("sgd", 1.0, momentum=0.0, clip=1.0)
-    # A norm of 5, cut to 1; then one of 0.5.
+    optimizer = optimizers.create("sgd", 1.0, momentum=0.0, grad_clip_norm=1.0)
+    # A norm of 5, which is clipped to 1, and one of 0.5.
     large = {"a": np.array([3.0]), "b": np.array([[4.0]])}
     small = {"a": np.array([0.3]), "b": np.array([[0.4]])}
     after = _run(optimizer, params, [large])
@@ -128,13 +128,13 @@ def test_clip_bounds_the_global_norm_and_leaves_small_gradients_alone():
 
 def test_decay_is_not_clipped():
     params = {"a": jnp.array([[100.0]])}
-    optimizer = optimizers.create("sgd", 1.0, momentum=0.0, weight_decay=0.1, clip=1.0)
+    optimizer = optimizers.create("sgd", 1.0, momentum=0.0, weight_decay=0.1, grad_clip_norm=1.0)
     after = _run(optimizer, params, [{"a": np.array([[5.0]])}])
     np.testing.assert_allclose(after["a"], [[100 - 1 - 10]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", optimizers.NAMES)
-def test_the_learning_rate_may_be_a_schedule_of_the_step(name):
+def test_the_learning_rate_can_be_a_schedule(name):
     params, gradient = {"a": jnp.ones((2, 2))}, {"a": np.ones((2, 2))}
     optimizer = optimizers.create(name, lambda step: jnp.where(step < 2, 0.0, 0.1))
     chex.assert_trees_all_equal(_run(optimizer, params, [gradient] * 2), params)

@@ -7,7 +7,7 @@ import pytest
 from kdjax import schedules
 from kdjax.types import UserError
 
-# 100 steps of 10 an epoch, 20 of them warm-up.
+# 100 steps, 10 per epoch.
 RUN = {"total_steps": 100, "steps_per_epoch": 10}
 
 
@@ -15,7 +15,7 @@ RUN = {"total_steps": 100, "steps_per_epoch": 10}
     ("name", "at_half_of_the_rest", "at_the_end"),
     [("constant", 3.0, 3.0), ("linear", 1.5, 0.0), ("cosine", 1.5, 0.0), ("step", 3.0, 0.3)],
 )
-def test_schedule_rises_to_the_peak_and_decays_as_named(name, at_half_of_the_rest, at_the_end):
+def test_schedules_rise_to_the_peak_and_decay(name, at_half_of_the_rest, at_the_end):
     schedule = schedules.create(name, 3.0, warmup=2, boundaries=(9,), **RUN)
     assert schedule(0) == 0
     np.testing.assert_allclose(schedule(10), 1.5, rtol=1e-6)
@@ -24,7 +24,7 @@ def test_schedule_rises_to_the_peak_and_decays_as_named(name, at_half_of_the_res
     np.testing.assert_allclose(schedule(100), at_the_end, rtol=1e-6, atol=1e-7)
 
 
-def test_cosine_follows_the_cosine():
+def test_cosine_decay_follows_half_a_cosine():
     schedule = schedules.create("cosine", 2.0, **RUN)
     steps = np.arange(101)
     np.testing.assert_allclose(
@@ -47,38 +47,38 @@ def test_without_warm_up_a_schedule_starts_at_the_peak(name):
     ("unit", "warmup", "boundaries"),
     [("epochs", 2, (5, 7.5)), ("steps", 20, (50, 75)), ("fraction", 0.2, (0.5, 0.75))],
 )
-def test_units_measure_warm_up_and_boundaries(unit, warmup, boundaries):
+def test_warm_up_and_boundaries_are_in_the_given_unit(unit, warmup, boundaries):
     schedule = schedules.create(
-        "step", 1.0, warmup=warmup, boundaries=boundaries, factor=0.1, unit=unit, **RUN
+        "step", 1.0, warmup=warmup, boundaries=boundaries, decay_rate=0.1, unit=unit, **RUN
     )
     steps = np.array([0, 5, 20, 49, 50, 74, 75, 99])
     expected = [0, 0.25, 1, 1, 0.1, 0.1, 0.01, 0.01]
     np.testing.assert_allclose(schedule(steps), expected, rtol=1e-6)
 
 
-def test_epochs_need_not_be_whole_steps():
+def test_epochs_need_not_have_a_whole_number_of_steps():
     schedule = schedules.create(
-        "step", 1.0, total_steps=30, steps_per_epoch=2.5, boundaries=(3,), factor=0.5
+        "step", 1.0, total_steps=30, steps_per_epoch=2.5, boundaries=(3,), decay_rate=0.5
     )
     # 3 epochs are 7.5 steps; the boundary is the nearest even step, 8.
     np.testing.assert_allclose(schedule(np.array([7, 8])), [1, 0.5])
 
 
-def test_stairs_of_a_rise_over_as_many_epochs_begin_where_epochs_do():
-    schedule = schedules.create("constant", 0.6, warmup=3, stairs=3, **RUN)
+def test_one_stair_per_epoch_of_warm_up_begins_with_the_epoch():
+    schedule = schedules.create("constant", 0.6, warmup=3, num_stairs=3, **RUN)
     steps = np.array([0, 9, 10, 19, 20, 29, 30, 99])
     expected = 0.6 * np.minimum(1, steps // 10 / 3)
     np.testing.assert_allclose(schedule(steps), expected, rtol=1e-6)
 
 
-def test_stairs_shrink_with_a_rise_that_is_a_share_of_the_run():
-    schedule = schedules.create("constant", 1.0, warmup=0.2, unit="fraction", stairs=4, **RUN)
+def test_stairs_scale_with_a_warm_up_given_as_a_fraction():
+    schedule = schedules.create("constant", 1.0, warmup=0.2, unit="fraction", num_stairs=4, **RUN)
     steps = np.array([0, 4, 5, 9, 10, 15, 19, 20])
     np.testing.assert_allclose(schedule(steps), [0, 0, 0.25, 0.25, 0.5, 0.75, 0.75, 1])
 
 
-def test_a_factor_of_zero_switches_off():
-    schedule = schedules.create("step", 0.9, boundaries=(5,), factor=0.0, **RUN)
+def test_a_decay_rate_of_zero_switches_off():
+    schedule = schedules.create("step", 0.9, boundaries=(5,), decay_rate=0.0, **RUN)
     np.testing.assert_allclose(schedule(np.array([0, 49, 50, 99])), [0.9, 0.9, 0, 0], rtol=1e-6)
 
 

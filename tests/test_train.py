@@ -1,4 +1,4 @@
-"""The train step: what it computes, on how many devices, and how often it is traced."""
+"""The train step: its value, its independence of the number of devices, and its traces."""
 
 import dataclasses
 import subprocess
@@ -16,14 +16,14 @@ import pytest
 import kdjax
 from kdjax import distillers, losses, models, optimizers, parallel, train
 from kdjax.data import batches, sources, views
-from kdjax.types import Distiller, MethodLoss, Network, Outputs, UserError
+from kdjax.types import Distiller, MethodLoss, Network, Outputs, TeacherInputs, UserError
 
 SHAPE, CLASSES, BATCH = (8, 8, 1), 4, 8
 KD = {"cross_entropy": (0.1, distillers.cross_entropy()), "kd": (0.9, distillers.kd())}
 
 
 class Linear(nn.Module):
-    """Flat pixels to logits, without batch norm: its gradient is easily written down."""
+    """A linear classifier without batch norm, whose gradient is easily written down."""
 
     @nn.compact
     def __call__(self, images, train=False):
@@ -47,7 +47,7 @@ def resnet(axis_name=None):
 
 
 class Run:
-    """A student, its teacher and the mapped step, on `count` devices."""
+    """A student, its teacher and the compiled step on `count` devices."""
 
     def __init__(self, student, teacher, count=2, *, terms=None, learning_rate=0.1, **options):
         self.split = make_split()
@@ -75,10 +75,10 @@ class Run:
             image_shape=SHAPE,
             num_classes=CLASSES,
             batch_size=BATCH,
-            ema=options.get("ema", 0.0),
+            ema_decay=options.get("ema_decay", 0.0),
         )
         self.step = self.devices.map(step, in_axes=(None, None, None, 0, None))
-        self.teacher_variables = self.devices.replicate((variables,))
+        self.teachers = self.devices.replicate(TeacherInputs((variables,)))
         self.data = self.devices.replicate(batches.resident(self.split))
         self.key = self.devices.replicate(jax.random.key(3))
 
@@ -87,7 +87,7 @@ class Run:
         for first in range(0, steps, per_call):
             index = [batches.positions(40, BATCH, 0, first + i) for i in range(per_call)]
             batch = {"index": self.devices.shard(np.stack(index), axis=1)}
-            state, metrics = self.step(state, self.teacher_variables, self.data, batch, self.key)
+            state, metrics = self.step(state, self.teachers, self.data, batch, self.key)
             history.append(jax.device_get(metrics))
         return jax.device_get(state), history
 
@@ -98,7 +98,7 @@ def test_one_step_is_the_gradient_of_the_mean_objective():
     index = batches.positions(40, BATCH, 0, 0)
     x = ((run.split.images[index] / 255.0 - 0.4) / 0.3).astype(np.float32)
     y = run.split.labels[index]
-    teacher = linear().evaluate(jax.device_get(run.teacher_variables[0]), x * 0.3 + 0.4).logits
+    teacher = linear().evaluate(jax.device_get(run.teachers.variables[0]), x * 0.3 + 0.4).logits
 
     def objective(params):
         logits = (
@@ -126,14 +126,14 @@ def test_one_step_is_the_gradient_of_the_mean_objective():
     ],
     ids=["crop", "mixup"],
 )
-def test_two_devices_give_what_one_gives(view_options):
+def test_two_devices_give_the_result_of_one(view_options):
     (one, _), (two, _) = (
         Run(resnet(parallel.AXIS), resnet(), count, views=view_options)(3) for count in (1, 2)
     )
     chex.assert_trees_all_close(one.variables, two.variables, atol=2e-6)
 
 
-def test_four_devices_give_what_one_gives():
+def test_four_devices_give_the_result_of_one():
     script = """
         import chex, sys
         sys.path.insert(0, "tests")
@@ -169,13 +169,13 @@ def test_steps_in_one_call_equal_steps_in_several():
     np.testing.assert_allclose(means["loss"], np.mean([m["loss"] for m in history]), rtol=1e-5)
 
 
-def test_accumulated_gradients_are_those_of_the_whole_batch():
+def test_accumulated_gradients_equal_those_of_the_whole_batch():
     whole, _ = Run(linear(), linear())(3)
-    parts, _ = Run(linear(), linear(), accumulate=2)(3)
+    parts, _ = Run(linear(), linear(), grad_accum_steps=2)(3)
     chex.assert_trees_all_close(whole.params, parts.params, atol=1e-6)
 
 
-def test_a_teacher_may_normalise_by_the_batch():
+def test_a_teacher_can_normalise_by_batch_statistics():
     options = {"views": {"crop": "none", "flip": False}, "terms": {"kd": (1.0, distillers.kd())}}
     run = Run(resnet(), resnet(parallel.AXIS), teacher_batch_norm="batch", **options)
     _, (metrics,) = run(1)
@@ -183,23 +183,23 @@ def test_a_teacher_may_normalise_by_the_batch():
     images = views.as_pixels(run.split.images[index])
     key = jax.random.key(0)
     student, _ = resnet().train(run.state.variables, images, key)
-    teacher, _ = resnet().train(jax.device_get(run.teacher_variables[0]), images, key)
-    # The student's own statistics are each device's here; the teacher's are the batch's.
+    teacher, _ = resnet().train(jax.device_get(run.teachers.variables[0]), images, key)
+    # The student's statistics are those of each device's shard, the teacher's of the whole batch.
     halves = [resnet().train(run.state.variables, x, key)[0].logits for x in jnp.split(images, 2)]
     expected = losses.kd(jnp.concatenate(halves), teacher.logits).mean()
     np.testing.assert_allclose(metrics["kd"], expected, rtol=1e-4)
     assert not np.allclose(student.logits, jnp.concatenate(halves))
 
 
-def test_the_average_follows_the_students_variables():
-    run = Run(linear(), linear(), ema=0.9)
+def test_ema_is_the_moving_average_of_the_students_variables():
+    run = Run(linear(), linear(), ema_decay=0.9)
     first, second = run(1)[0], run(2)[0]
     for decay, before, after in ((0.1, run.state.ema, first), (2 / 11, first.ema, second)):
         expected = jax.tree.map(
             lambda a, p, d=decay: d * a + (1 - d) * p, before["params"], after.params
         )
         chex.assert_trees_all_close(after.ema["params"], expected, rtol=1e-5)
-    chex.assert_trees_all_equal(second.evaluated, second.ema)
+    chex.assert_trees_all_equal(second.eval_variables, second.ema)
 
 
 def test_the_step_is_traced_once():
@@ -220,7 +220,7 @@ def test_the_step_is_traced_once():
     assert state.step == 3
 
 
-def test_methods_own_parameters_are_trained_and_their_state_carried():
+def test_parameters_of_methods_are_trained_and_their_state_is_carried():
     def init(rng, context):
         assert context.student.logits.shape == (BATCH, CLASSES)
         return {"params": {"scale": jnp.ones(())}, "state": {"calls": jnp.zeros((), jnp.int32)}}
@@ -240,7 +240,7 @@ def test_methods_own_parameters_are_trained_and_their_state_carried():
     np.testing.assert_allclose(history[0]["mine/own"], 4.0)
 
 
-def test_a_scheduled_weight_is_that_of_the_step():
+def test_a_scheduled_weight_depends_on_the_step():
     terms = {
         "cross_entropy": (1.0, distillers.cross_entropy()),
         "kd": (optax.piecewise_constant_schedule(1.0, {1: 0.0}), distillers.kd()),
@@ -261,7 +261,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_in_float32():
     assert taps["stage1"].dtype == jnp.bfloat16
 
 
-def test_evaluation_ignores_the_rest_of_the_batch():
+def test_evaluation_of_an_example_is_independent_of_the_rest_of_the_batch():
     network = resnet()
     variables = network.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
     split = make_split()
@@ -290,7 +290,7 @@ def test_losses_and_types_are_public():
 
 
 def several(students, *, shared):
-    """A step of linear students of some seeds, each with its own batch and key or all with one."""
+    """A step for linear students of several seeds, with one batch and key each or for all."""
     run = Run(linear(), resnet(), several_seeds=True)
     states = [
         run.devices.replicate(
@@ -307,25 +307,25 @@ def several(students, *, shared):
         {"index": run.devices.shard(batches.positions(40, BATCH, i, 0)[None], axis=1)}
         for i in streams
     )
-    return run, (tuple(states), (run.teacher_variables,), run.data, batch, keys)
+    return run, (tuple(states), (run.teachers,), run.data, batch, keys)
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_students_of_several_seeds_are_trained_as_each_alone(shared):
+def test_students_of_several_seeds_train_as_each_would_alone(shared):
     run, (states, teachers, data, batch, keys) = several(3, shared=shared)
     after, metrics = run.step(states, teachers, data, batch, keys)
     for i, state in enumerate(states):
         alone = Run(linear(), resnet())
         expected = alone.step(
-            state, teachers[0], data, parallel.own(batch, i), parallel.own(keys, i)
+            state, teachers[0], data, parallel.for_member(batch, i), parallel.for_member(keys, i)
         )
         chex.assert_trees_all_close((after[i], metrics[i]), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_teacher_looks_once_at_views_that_seeds_share():
+def test_the_teacher_is_computed_once_if_seeds_share_their_views():
     def convolutions(students, shared):
         run, arguments = several(students, shared=shared)
-        # The students have none.
+        # The students are linear, so all convolutions are the teacher's.
         return run.step.lower(*arguments).compile().as_text().count(" convolution(")
 
     alone = convolutions(1, True)
@@ -334,10 +334,10 @@ def test_the_teacher_looks_once_at_views_that_seeds_share():
     assert convolutions(3, False) == 3 * alone
 
 
-def test_known_logits_stand_for_the_teachers():
+def test_given_teacher_logits_replace_the_computed_ones():
     run = Run(linear(), resnet(), terms={"kd": (1.0, distillers.kd())})
     logits = np.random.default_rng(5).normal(size=(40, CLASSES)).astype(np.float32)
-    run.data |= {"teacher_logits": run.devices.replicate((logits,))}
+    run.teachers = run.teachers._replace(logits=run.devices.replicate((logits,)))
     _, (metrics,) = run(1)
     index = batches.positions(40, BATCH, 0, 0)
     student = linear().evaluate(
@@ -351,15 +351,17 @@ def test_known_logits_stand_for_the_teachers():
 @pytest.mark.parametrize(
     ("method", "student", "needed"), [("kd", linear(), False), ("sp", resnet(), True)]
 )
-def test_a_teacher_whose_logits_are_known_is_run_for_its_features_alone(method, student, needed):
-    def convolutions(known):
+def test_a_teacher_with_given_logits_is_computed_only_if_its_features_are_used(
+    method, student, needed
+):
+    def convolutions(logits_given):
         run = Run(student, resnet(), terms={method: (1.0, distillers.create(method))})
-        if known:
+        if logits_given:
             logits = np.zeros((40, CLASSES), np.float32)
-            run.data |= {"teacher_logits": run.devices.replicate((logits,))}
+            run.teachers = run.teachers._replace(logits=run.devices.replicate((logits,)))
         batch = {"index": run.devices.shard(np.arange(BATCH)[None], axis=1)}
-        arguments = (run.state, run.teacher_variables, run.data, batch, run.key)
+        arguments = (run.state, run.teachers, run.data, batch, run.key)
         return run.step.lower(*arguments).compile().as_text().count(" convolution(")
 
-    asked, known = convolutions(False), convolutions(True)
-    assert (known == asked) if needed else (known == 0 < asked)
+    computed, given = convolutions(False), convolutions(True)
+    assert (given == computed) if needed else (given == 0 < computed)

@@ -1,14 +1,40 @@
-"""Which examples make up which batch: a function of (seed, step) and nothing else."""
+"""Which examples form which batch: a function of (seed, step) alone."""
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import jax.numpy as jnp
 import numpy as np
 
 from kdjax.data.sources import Lazy, Split
 from kdjax.types import Array, UserError
+
+AnyArray = np.ndarray | Array
+
+
+class ResidentData(TypedDict):
+    """The arrays of a split that stay on the device.
+
+    Attributes:
+      labels: int32 [n].
+      images: uint8 [n, h, w, c]; absent if they are decoded on demand.
+    """
+
+    labels: AnyArray
+    images: NotRequired[AnyArray]
+
+
+class Batch(TypedDict):
+    """A batch as the compiled step takes it.
+
+    Attributes:
+      index: int32 [b], positions in the split.
+      images: uint8 [b, h, w, c]; only where images are not resident.
+    """
+
+    index: AnyArray
+    images: NotRequired[AnyArray]
 
 
 @functools.lru_cache(maxsize=4)
@@ -19,37 +45,43 @@ def _epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
 def positions(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     """The examples of one batch.
 
-    Epochs are permutations of the n examples laid end to end, and batches are cut
-    from that line without regard to where an epoch ends: each epoch shows every
-    example once, nothing is dropped, and all batches are full.
+    Epochs are permutations of the n examples, laid end to end, and batches are cut from that
+    sequence regardless of where an epoch ends: each epoch shows every example once, nothing
+    is dropped, and all batches are full.
+
+    Args:
+      n: number of examples.
+      batch_size: examples per batch.
+      seed: seed of the permutations.
+      step: which batch, from 0.
 
     Returns:
-      int32 [batch_size].
+      int32 [batch_size], positions in the split.
     """
-    line = np.arange(step * batch_size, (step + 1) * batch_size)
-    epochs, places = np.divmod(line, n)
+    sequence = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs, indices = np.divmod(sequence, n)
     batch = np.empty(batch_size, np.int32)
     for epoch in np.unique(epochs):
-        here = epochs == epoch
-        batch[here] = _epoch_order(n, seed, int(epoch))[places[here]]
+        in_epoch = epochs == epoch
+        batch[in_epoch] = _epoch_order(n, seed, int(epoch))[indices[in_epoch]]
     return batch
 
 
-def resident(split: Split) -> dict[str, np.ndarray]:
-    """The arrays that a compiled step gathers from: only labels if images are decoded on demand."""
+def resident(split: Split) -> ResidentData:
+    """The arrays from which a compiled step gathers: only labels if images are `Lazy`."""
     if isinstance(split.images, Lazy):
         return {"labels": split.labels}
     return {"images": split.images, "labels": split.labels}
 
 
-def read(split: Split, batch: np.ndarray) -> dict[str, np.ndarray]:
-    """One batch as the compiled step takes it: positions, and what is not resident."""
+def read(split: Split, index: np.ndarray) -> Batch:
+    """The batch with the given positions [b], with its images if they are not resident."""
     if isinstance(split.images, Lazy):
-        return {"index": batch, "images": split.images[batch]}
-    return {"index": batch}
+        return {"index": index, "images": split.images[index]}
+    return {"index": index}
 
 
-def gather(data: dict[str, Array], batch: dict[str, Array]) -> tuple[Array, Array]:
+def gather(data: ResidentData, batch: Batch) -> tuple[Array, Array]:
     """Images uint8 [b, h, w, c] and labels int32 [b] of a batch, inside the compiled step."""
     labels = jnp.take(data["labels"], batch["index"], axis=0)
     if "images" in batch:
@@ -59,21 +91,21 @@ def gather(data: dict[str, Array], batch: dict[str, Array]) -> tuple[Array, Arra
 
 def stream(
     split: Split, *, batch_size: int, seed: int, start: int, stop: int, workers: int = 0
-) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of steps `start` to `stop`, decoded ahead by Grain where they are not resident.
+) -> Iterator[Batch]:
+    """The batches of steps `start` to `stop`; Grain prefetches images that are not resident.
 
     Args:
-      split: what to draw from.
-      batch_size: examples a batch.
-      seed: of the order.
+      split: the examples.
+      batch_size: examples per batch.
+      seed: seed of the order.
       start: first step.
       stop: one past the last step.
-      workers: processes that decode, 0 for threads of this process. Their number
-        changes nothing but the speed.
+      workers: processes that decode images; 0 decodes in threads of this process. Affects
+        only the speed.
     """
     n = len(split)
 
-    def batch(step: int) -> dict[str, Any]:
+    def batch(step: int) -> Batch:
         return read(split, positions(n, batch_size, seed, step))
 
     if not isinstance(split.images, Lazy):
@@ -89,10 +121,10 @@ def stream(
     return iter(steps.to_iter_dataset(threads))
 
 
-def check_batch_size(batch_size: int, accumulate: int) -> None:
-    """Raises UserError unless a batch can be cut into `accumulate` equal parts."""
-    if batch_size < 1 or accumulate < 1 or batch_size % accumulate:
+def check_batch_size(batch_size: int, grad_accum_steps: int) -> None:
+    """Raises `UserError` unless a batch can be split into `grad_accum_steps` equal parts."""
+    if batch_size < 1 or grad_accum_steps < 1 or batch_size % grad_accum_steps:
         raise UserError(
-            f"batch_size is {batch_size} and accumulate {accumulate}: both are positive and the "
-            "first is a multiple of the second"
+            f"batch_size is {batch_size} and grad_accum_steps is {grad_accum_steps}: both must "
+            "be positive, and batch_size a multiple of grad_accum_steps"
         )

@@ -1,15 +1,14 @@
-"""Who sees what: the one place that decides which view student and teacher get.
+"""The views of a batch that student and teacher see; decided here and nowhere else.
 
-The four teachers' views of Beyer et al. 2022 (figure 2 and section 3.1):
+The teacher's view is one of four (Beyer et al. 2022, figure 2 and section 3.1):
 
-- `fixed`: the plain image, the same in every epoch, as in evaluation;
-- `independent`: an augmentation of its own;
+- `fixed`: the unaugmented image, the same in every epoch, as in evaluation;
+- `independent`: an augmentation drawn independently of the student's;
 - `consistent`: the student's augmentation;
-- `function_matching`: the student's augmentation and the student's mixture.
+- `function_matching`: the student's augmentation and the student's mixup.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +27,8 @@ class Views(NamedTuple):
 
     Attributes:
       student: float32 [b, size, size, c], pixels in [0, 1].
-      teacher: the same.
-      labels: float32 [b, k], mixed as the student's images are.
+      teacher: float32 [b, size, size, c], pixels in [0, 1].
+      labels: float32 [b, k], mixed with the weights of the student's images.
     """
 
     student: Array
@@ -37,13 +36,21 @@ class Views(NamedTuple):
     labels: Array
 
 
+class ViewFn(Protocol):
+    """What `make_views` returns: from a shard of a batch to its views."""
+
+    def __call__(
+        self, rng: Array, images: Array, labels: Array, axis_name: str | None = None
+    ) -> Views: ...
+
+
 def as_pixels(images: Array) -> Array:
-    """uint8 -> float32 in [0, 1]."""
+    """Converts uint8 to float32 in [0, 1]."""
     return images.astype(jnp.float32) / 255
 
 
 def evaluation_view(images: Array, size: int) -> Array:
-    """uint8 [b, h, w, c] -> the middle [b, size, size, c], pixels in [0, 1]."""
+    """The central squares [b, size, size, c] of uint8 [b, h, w, c], pixels in [0, 1]."""
     return augment.central_crop(as_pixels(images), size)
 
 
@@ -54,55 +61,57 @@ def make_views(
     teacher_view: str = "consistent",
     crop: str = "padded",
     padding: int = 4,
-    area: tuple[float, float] = (0.05, 1.0),
+    scale: tuple[float, float] = (0.05, 1.0),
     flip: bool = True,
     cutout: int = 0,
     fill: tuple[float, ...] = (),
     mixup: float = 0.0,
     mixup_weight: str = "batch",
-) -> Callable[..., Views]:
-    """The function that feeds student and teacher.
+) -> ViewFn:
+    """Makes the function that computes the views of student and teacher.
 
     Args:
-      num_classes: k, width of the one-hot labels.
-      image_size: side of what the networks see.
+      num_classes: k, the width of the one-hot labels.
+      image_size: side of the views, in pixels.
       teacher_view: one of `TEACHER_VIEWS`.
-      crop: `none` (the middle), `padded` (zeros by `padding`, then a window) or
-        `inception` (a part covering a share in `area`, resized).
+      crop: one of `CROPS`: `none` (the central square), `padded` (pad with zeros, then take a
+        random window) or `inception` (take a random part of the image and resize it).
       padding: for `padded`, in pixels.
-      area: for `inception`, range of the share of the image.
-      flip: mirror with probability one half.
-      cutout: side of a square painted over, 0 for none.
-      fill: its colour, [c] in [0, 1].
-      mixup: p of the weight's Beta(p, p) distribution; 0 does not mix. Partners are
-        neighbours in the (shuffled) batch, the larger share is the image's own.
-      mixup_weight: one weight a `batch` (Zhang et al. 2018; Beyer et al. 2022), or
-        one an `example`.
+      scale: for `inception`, range of the part's area as a fraction of the image's.
+      flip: mirror horizontally with probability one half.
+      cutout: side of the square painted over, in pixels; 0 for none.
+      fill: colour of that square, [c] in [0, 1].
+      mixup: parameter p of the Beta(p, p) distribution of the mixup weight; 0 disables mixup.
+        Each image is mixed with its neighbour in the (shuffled) batch and keeps the larger
+        weight itself.
+      mixup_weight: one of `MIXUP_WEIGHTS`: one weight per `batch` (Zhang et al. 2018; Beyer et
+        al. 2022) or per `example`.
 
     Returns:
       `views(rng, images, labels, axis_name=None) -> Views` for this device's shard:
-      images uint8 [b, h, w, c], labels int [b] (-1 where unknown: a row of zeros).
+      images uint8 [b, h, w, c], labels int [b] (-1, unknown, becomes a row of zeros).
 
     Raises:
-      UserError: on an unknown name, or a mixture that the teacher would not see.
+      UserError: if a name is unknown, or mixup is used without `function_matching`, with which
+        alone the teacher sees mixed images.
     """
-    for what, given, allowed in (
-        ("augment.teacher_view", teacher_view, TEACHER_VIEWS),
-        ("augment.crop", crop, CROPS),
-        ("augment.mixup_weight", mixup_weight, MIXUP_WEIGHTS),
+    for option, given, allowed in (
+        ("teacher_view", teacher_view, TEACHER_VIEWS),
+        ("crop", crop, CROPS),
+        ("mixup_weight", mixup_weight, MIXUP_WEIGHTS),
     ):
         if given not in allowed:
-            raise UserError(f"unknown {what} {given!r}: choose from {', '.join(allowed)}")
+            raise UserError(f"unknown {option} {given!r}: choose from {', '.join(allowed)}")
     if mixup and teacher_view != "function_matching":
         raise UserError(
-            f"augment.mixup is {mixup} but augment.teacher_view is {teacher_view!r}: only "
-            "'function_matching' shows the teacher the student's mixture"
+            f"mixup is {mixup} but teacher_view is {teacher_view!r}: the teacher sees mixed images "
+            "only with teacher_view='function_matching'"
         )
 
     def one_view(rng: Array, image: Array) -> Array:
         crop_key, flip_key, cutout_key = jax.random.split(rng, 3)
         if crop == "inception":
-            image = augment.inception_crop(crop_key, image, image_size, area)
+            image = augment.inception_crop(crop_key, image, image_size, scale)
         else:
             image = augment.central_crop(image, image_size)
             if crop == "padded":
@@ -119,11 +128,11 @@ def make_views(
 
     def views(rng: Array, images: Array, labels: Array, axis_name: str | None = None) -> Views:
         b = images.shape[0]
-        place = parallel.places(b, axis_name)
+        index = parallel.batch_indices(b, axis_name)
         view_key, teacher_key, mix_key = jax.random.split(rng, 3)
 
         def augmented(key: Array) -> Array:
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, place)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
             return jax.vmap(one_view)(keys, as_pixels(images))
 
         student = augmented(view_key)
@@ -138,7 +147,7 @@ def make_views(
             if mixup_weight == "batch":
                 weight = jax.random.beta(mix_key, mixup, mixup, (1,))
             else:
-                keys = jax.vmap(jax.random.fold_in, (None, 0))(mix_key, place)
+                keys = jax.vmap(jax.random.fold_in, (None, 0))(mix_key, index)
                 weight = jax.vmap(lambda key: jax.random.beta(key, mixup, mixup))(keys)
             weight = jnp.maximum(weight, 1 - weight)
             teacher = student = mix(student, weight, axis_name)

@@ -109,7 +109,10 @@ def crd(
             other = (key_labels[None] != known[:, None]) | (key_labels[None] < 0)
             other &= indices[None] != context.index[:, None]
             counts = draw_negatives(
-                context.rng, other, negatives, parallel.places(len(labels), context.axis_name)
+                context.rng,
+                other,
+                negatives,
+                parallel.batch_indices(len(labels), context.axis_name),
             )
         else:
             keys, key_labels = whole, whole_labels

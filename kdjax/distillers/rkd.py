@@ -30,7 +30,7 @@ def rkd(*, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Distill
             teacher,
             distance_weight=distance_weight,
             angle_weight=angle_weight,
-            anchors=parallel.places(len(context.index), context.axis_name),
+            anchors=parallel.batch_indices(len(context.index), context.axis_name),
         )
         return MethodLoss(value, variables["state"], {})
 

@@ -11,7 +11,7 @@ def _keys(n):
 
 
 def _image(h=5, w=7, c=3):
-    """No two pixels are equal, and none is zero."""
+    """An image whose values are all different and nonzero."""
     return np.arange(1, h * w * c + 1, dtype=np.float32).reshape(h, w, c) / 1000
 
 
@@ -36,7 +36,7 @@ def test_flip_mirrors_left_and_right_half_of_the_time():
     same = (flipped == _image()).all((1, 2, 3))
     mirrored = (flipped == _image()[:, ::-1]).all((1, 2, 3))
     assert (same ^ mirrored).all()
-    # Binomial(400, 1/2) lies within 200 +- 40 but for one key in 16,000.
+    # Binomial(400, 1/2) lies within 200 +- 40 for all but one key in 16,000.
     assert abs(mirrored.sum() - 200) < 40
 
 
@@ -47,7 +47,7 @@ def test_flip_twice_with_one_key_is_the_image():
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_cutout_paints_a_square_around_a_random_pixel_in_the_given_colour(size):
+def test_cutout_paints_a_square_around_a_random_pixel(size):
     image, fill = _image(4, 5), jnp.array([0.0, 0.5, 1.0])
     expected = {}
     for y in range(4):
@@ -61,14 +61,14 @@ def test_cutout_paints_a_square_around_a_random_pixel_in_the_given_colour(size):
     assert len(centres) == len(set(expected.values())) == 20
 
 
-def test_cutout_of_an_image_of_another_type_keeps_the_type():
+def test_cutout_keeps_the_type_of_the_image():
     image = jnp.ones((4, 4, 1), jnp.bfloat16)
     painted = augment.cutout(_keys(1)[0], image, 2, jnp.array([0.5]))
     assert painted.dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 12), (13, 8)])
-def test_inception_crop_of_one_colour_is_that_colour(shape):
+def test_inception_crop_of_a_uniform_image_is_uniform(shape):
     image = jnp.full((*shape, 2), 0.37)
     crop = jax.jit(jax.vmap(lambda key: augment.inception_crop(key, image, 6, (0.05, 1.0))))
     crops = crop(_keys(32))
@@ -77,29 +77,29 @@ def test_inception_crop_of_one_colour_is_that_colour(shape):
 
 
 def _ramps(h, w):
-    """Pixels that hold the coordinates of their centres, y and x."""
+    """An image whose pixels hold the coordinates of their centres, y and x."""
     y, x = np.mgrid[:h, :w] + 0.5
     return jnp.asarray(np.stack([y, x], -1), jnp.float32)
 
 
-def test_inception_crop_of_a_ramp_has_the_promised_area_ratio_and_place():
-    h, w, size, area = 40, 60, 16, (0.25, 0.5)
+def test_inception_crop_of_a_ramp_has_the_documented_area_aspect_ratio_and_position():
+    h, w, size, scale = 40, 60, 16, (0.25, 0.5)
     crop = jax.jit(
-        jax.vmap(lambda key: augment.inception_crop(key, _ramps(h, w), size, area)),
+        jax.vmap(lambda key: augment.inception_crop(key, _ramps(h, w), size, scale)),
     )
     crops = np.asarray(crop(_keys(400)))
-    # Inside, bilinear sampling of a ramp is exact: one step is the scale.
+    # In the interior, bilinear sampling of a ramp is exact, so differences are the zoom.
     ys, xs = crops[:, :, 0, 0], crops[:, 0, :, 1]
     step_y, step_x = np.median(np.diff(ys), axis=1), np.median(np.diff(xs), axis=1)
     height, width = step_y * size, step_x * size
-    share, ratio = height * width / (h * w), width / height
-    assert share.min() >= 0.25 - 1e-4
-    assert share.max() <= 0.5 + 1e-4
+    fraction, ratio = height * width / (h * w), width / height
+    assert fraction.min() >= 0.25 - 1e-4
+    assert fraction.max() <= 0.5 + 1e-4
     assert ratio.min() >= 3 / 4 - 1e-4
     assert ratio.max() <= 4 / 3 + 1e-4
-    # The drawn ranges are used, not only respected.
-    assert share.min() < 0.27
-    assert share.max() > 0.48
+    # The draws cover the ranges, not only respect them.
+    assert fraction.min() < 0.27
+    assert fraction.max() > 0.48
     assert ratio.min() < 0.77
     assert ratio.max() > 1.3
     # The part's centre is the mean of the two middle samples; it stays in the image.
@@ -121,8 +121,8 @@ def _whole(image):
     )
 
 
-def test_inception_crop_of_a_whole_square_image_is_the_image():
-    # Of area 1, only an aspect ratio of exactly 1 fits; the fallback is the whole square.
+def test_inception_crop_of_the_whole_of_a_square_image_is_the_image():
+    # With the area of the image only an aspect ratio of 1 fits; the fallback is the whole square.
     image = jnp.asarray(np.random.default_rng(0).random((8, 8, 3)), jnp.float32)
     for crop in _whole(image):
         np.testing.assert_allclose(crop, image, atol=1e-5)
@@ -136,7 +136,7 @@ def test_inception_crop_falls_back_to_the_central_square():
 
 
 @pytest.mark.parametrize(("size", "top", "left"), [(4, 1, 2), (2, 2, 3), (6, 0, 1)])
-def test_central_crop_is_the_middle(size, top, left):
+def test_central_crop_is_the_central_square(size, top, left):
     image = _image(6, 8)
     np.testing.assert_array_equal(
         augment.central_crop(image, size), image[top : top + size, left : left + size]

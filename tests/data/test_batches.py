@@ -28,17 +28,17 @@ def lazy():
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 23])
-def test_each_epoch_shows_every_example_once_and_batches_straddle_epochs(batch_size):
+def test_each_epoch_shows_every_example_once_and_batches_span_epochs(batch_size):
     steps = 5 * N // batch_size + 1
     parts = [batches.positions(N, batch_size, 7, step) for step in range(steps)]
     assert all(part.shape == (batch_size,) and part.dtype == np.int32 for part in parts)
-    line = np.concatenate(parts)
-    epochs = line[: 5 * N].reshape(5, N)
+    sequence = np.concatenate(parts)
+    epochs = sequence[: 5 * N].reshape(5, N)
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(N), (5, 1)))
     assert len({tuple(epoch) for epoch in epochs}) == 5
 
 
-def test_a_batch_is_a_function_of_seed_and_step():
+def test_a_batch_depends_only_on_seed_and_step():
     one = batches.positions(1000, 64, 1, 20)
     batches.positions(1000, 64, 2, 3)
     batches._epoch_order.cache_clear()
@@ -62,7 +62,7 @@ def _gathered(split, **kwargs):
 
 
 @pytest.mark.parametrize("kind", ["resident", "lazy"])
-def test_gather_gives_the_images_and_labels_of_the_batch(kind, request):
+def test_gather_returns_the_images_and_labels_of_the_batch(kind, request):
     split = request.getfixturevalue(kind)
     gathered = _gathered(split, start=0, stop=6)
     assert len(gathered) == 6
@@ -80,14 +80,14 @@ def test_images_decoded_on_demand_are_not_resident(resident, lazy):
     assert set(batches.read(lazy, np.array([1]))) == {"index", "images"}
 
 
-def test_a_stream_through_grain_is_in_the_resident_order(resident, lazy):
+def test_a_stream_through_grain_has_the_order_of_resident_data(resident, lazy):
     chex.assert_trees_all_equal(
         _gathered(lazy, start=0, stop=12), _gathered(resident, start=0, stop=12)
     )
 
 
 @pytest.mark.parametrize("kind", ["resident", "lazy"])
-def test_a_stream_from_the_middle_is_the_tail_of_the_whole(kind, request):
+def test_a_stream_can_start_at_any_step(kind, request):
     split = request.getfixturevalue(kind)
     whole = _gathered(split, start=0, stop=9)
     chex.assert_trees_all_equal(_gathered(split, start=5, stop=9), whole[5:])
@@ -109,12 +109,16 @@ def test_an_error_while_decoding_reaches_the_reader():
         list(batches.stream(split, batch_size=4, seed=0, start=0, stop=2))
 
 
-@pytest.mark.parametrize(("batch_size", "accumulate"), [(8, 1), (8, 4), (8, 8)])
-def test_a_batch_size_that_can_be_cut_is_accepted(batch_size, accumulate):
-    assert batches.check_batch_size(batch_size, accumulate) is None
+@pytest.mark.parametrize(("batch_size", "grad_accum_steps"), [(8, 1), (8, 4), (8, 8)])
+def test_a_batch_size_that_can_be_split_is_accepted(batch_size, grad_accum_steps):
+    assert batches.check_batch_size(batch_size, grad_accum_steps) is None
 
 
-@pytest.mark.parametrize(("batch_size", "accumulate"), [(0, 1), (-4, 2), (8, 0), (8, 3), (8, 16)])
-def test_a_batch_size_that_cannot_be_cut_is_refused(batch_size, accumulate):
-    with pytest.raises(UserError, match=f"batch_size is {batch_size} and accumulate {accumulate}"):
-        batches.check_batch_size(batch_size, accumulate)
+@pytest.mark.parametrize(
+    ("batch_size", "grad_accum_steps"), [(0, 1), (-4, 2), (8, 0), (8, 3), (8, 16)]
+)
+def test_a_batch_size_that_cannot_be_split_is_rejected(batch_size, grad_accum_steps):
+    with pytest.raises(
+        UserError, match=f"batch_size is {batch_size} and grad_accum_steps is {grad_accum_steps}"
+    ):
+        batches.check_batch_size(batch_size, grad_accum_steps)

@@ -34,14 +34,14 @@ def _pixels(images):
     return np.asarray(images, np.float32) / 255
 
 
-def test_evaluation_view_is_the_middle_in_zero_to_one():
+def test_evaluation_view_is_the_central_square_in_zero_to_one():
     images = np.random.default_rng(0).integers(0, 256, (2, 6, 8, 1)).astype(np.uint8)
     np.testing.assert_allclose(
         views.evaluation_view(jnp.asarray(images), 4), _pixels(images)[:, 1:5, 2:6], rtol=1e-6
     )
 
 
-def test_without_augmentation_both_see_the_plain_images(images):
+def test_without_augmentation_both_networks_see_the_plain_images(images):
     for name in views.TEACHER_VIEWS:
         seen = _make(**PLAIN, teacher_view=name)(_key(), images, LABELS)
         np.testing.assert_allclose(seen.student, _pixels(images), rtol=1e-6)
@@ -59,7 +59,7 @@ def test_a_fixed_teacher_sees_the_evaluation_view_in_every_step(images):
     assert not np.array_equal(one.student, two.student)
 
 
-def test_an_independent_teacher_sees_an_augmentation_of_its_own(images):
+def test_an_independent_teacher_sees_its_own_augmentation(images):
     seen = _make(**AUGMENTED, teacher_view="independent")(_key(), images, LABELS)
     plain = views.evaluation_view(images, SIZE)
     for a, b in ((seen.student, seen.teacher), (seen.teacher, plain)):
@@ -67,7 +67,7 @@ def test_an_independent_teacher_sees_an_augmentation_of_its_own(images):
         assert differ.sum() >= B - 1
 
 
-def test_a_consistent_teacher_sees_what_the_student_sees_unmixed(images):
+def test_a_consistent_teacher_sees_the_students_view(images):
     consistent = _make(**AUGMENTED, teacher_view="consistent")(_key(), images, LABELS)
     fixed = _make(**AUGMENTED, teacher_view="fixed")(_key(), images, LABELS)
     chex.assert_trees_all_equal(consistent.teacher, consistent.student)
@@ -77,7 +77,7 @@ def test_a_consistent_teacher_sees_what_the_student_sees_unmixed(images):
 
 
 def _weights(mixed, plain):
-    """The weights that mix each row of `plain` with the one before it, and how well they fit."""
+    """The weights that mix each row of `plain` with the one before it, and the residual."""
     mixed, plain = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (mixed, plain))
     own, other = plain, np.roll(plain, 1, axis=0)
     weight = ((mixed - other) * (own - other)).sum(1) / ((own - other) ** 2).sum(1)
@@ -86,9 +86,7 @@ def _weights(mixed, plain):
 
 
 @pytest.mark.parametrize("mixup_weight", views.MIXUP_WEIGHTS)
-def test_function_matching_mixes_images_and_labels_with_one_weight_for_both_networks(
-    images, mixup_weight
-):
+def test_function_matching_mixes_images_and_labels_with_the_same_weights(images, mixup_weight):
     seen = _make(**AUGMENTED, **MIXED, mixup_weight=mixup_weight)(_key(), images, LABELS)
     plain = _make(**AUGMENTED, teacher_view="function_matching")(_key(), images, LABELS)
     chex.assert_trees_all_equal(seen.teacher, seen.student)
@@ -103,8 +101,8 @@ def test_function_matching_mixes_images_and_labels_with_one_weight_for_both_netw
 
 
 @pytest.mark.parametrize("mixup_weight", views.MIXUP_WEIGHTS)
-def test_the_larger_share_is_the_images_own_and_uniform_for_p_of_one(images, mixup_weight):
-    # Larger parts of Beta(1, 1) are uniform in [0.5, 1].
+def test_each_image_keeps_the_larger_weight_which_is_uniform_for_p_of_one(images, mixup_weight):
+    # max(w, 1 - w) of w from Beta(1, 1) is uniform in [0.5, 1].
     make = jax.jit(_make(**PLAIN, **MIXED, mixup_weight=mixup_weight))
     weights = []
     for seed in range(100):
@@ -116,7 +114,7 @@ def test_the_larger_share_is_the_images_own_and_uniform_for_p_of_one(images, mix
     np.testing.assert_allclose(quartiles, [0.625, 0.75, 0.875], atol=0.08)
 
 
-def test_p_shapes_the_distribution_of_the_weight(images):
+def test_p_sets_the_distribution_of_the_weight(images):
     # Beta(50, 50) is close to 1/2.
     make = _make(**PLAIN, teacher_view="function_matching", mixup=50.0, mixup_weight="example")
     weights, _ = _weights(make(_key(), images, LABELS).labels, np.eye(K)[LABELS])
@@ -141,7 +139,7 @@ def test_views_are_float32_of_the_networks_size_in_zero_to_one(crop):
         chex.assert_shape(view, (B, SIZE, SIZE, 1))
         assert view.dtype == jnp.float32
         assert view.min() >= 0
-        # Bilinear weights sum to one but for rounding.
+        # Bilinear weights sum to one up to rounding.
         assert view.max() <= 1 + 1e-6
 
 
@@ -165,26 +163,26 @@ def test_views_on_two_devices_are_exactly_those_on_one(images, crop, mixed):
     make = _make(**(AUGMENTED | {"crop": crop}), **mixed)
     one, two = (_on_devices(make, images, count) for count in (1, 2))
     chex.assert_trees_all_equal(one, two)
-    # Nor does a batch that is not mapped at all look different, but for rounding: the last
-    # bit of a position below 8 on each of two axes, where neighbours differ by at most 1.
+    # A batch that is not mapped at all gives the same views up to rounding: the last bit of a
+    # position below 8 on each of two axes, where neighbours differ by at most 1.
     chex.assert_trees_all_close(one, make(_key(), images, LABELS), rtol=0, atol=2 * 2**-21)
 
 
-def test_a_weight_an_example_does_not_depend_on_the_number_of_devices(images):
+def test_weights_per_example_do_not_depend_on_the_number_of_devices(images):
     make = _make(**AUGMENTED, **MIXED, mixup_weight="example")
     one, two = (_on_devices(make, images, count) for count in (1, 2))
-    # XLA fuses the sum differently for shards of another size: the last bit of a pixel.
+    # XLA fuses the sum differently for another shard size, which affects a pixel's last bit.
     chex.assert_trees_all_close(one, two, rtol=0, atol=2**-23)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"teacher_view": "fix"}, "augment.teacher_view 'fix': choose from fixed, independent"),
-        ({"crop": "random"}, "augment.crop 'random': choose from none, padded, inception"),
-        ({"mixup_weight": "image"}, "augment.mixup_weight 'image': choose from batch, example"),
+        ({"teacher_view": "fix"}, "unknown teacher_view 'fix': choose from fixed, independent"),
+        ({"crop": "random"}, "unknown crop 'random': choose from none, padded, inception"),
+        ({"mixup_weight": "image"}, "unknown mixup_weight 'image': choose from batch, example"),
         *(
-            ({"mixup": 0.5, "teacher_view": name}, f"mixup is 0.5 but .* {name!r}")
+            ({"mixup": 0.5, "teacher_view": name}, f"mixup is 0.5 but teacher_view is {name!r}")
             for name in ("fixed", "independent", "consistent")
         ),
     ],

@@ -1,14 +1,14 @@
-"""Transfer without data (Micaelli & Storkey 2019), and how alike two networks' boundaries are.
+"""Data-free knowledge transfer by adversarial belief matching (Micaelli & Storkey 2019).
 
-A generator looks for images on which student and teacher disagree; the student learns
-from its teachers there. Nothing is read but latents, and these are functions of the seed,
-the step and an example's place in the batch.
+A generator searches for images on which student and teachers disagree, and the student
+learns from the teachers on these images. The only inputs are latents, which are a function
+of the seed, the step and the index in the batch.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import flax.struct
@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kdjax import losses, parallel, train
+from kdjax import parallel, train
+from kdjax.adversarial.distances import DISTANCES
 from kdjax.types import (
     Array,
     Context,
@@ -30,49 +31,16 @@ from kdjax.types import (
     Variables,
 )
 
-
-def _kl(student: Array, teacher: Array) -> Array:
-    return losses.kd(student, teacher, temperature=1.0)
-
-
-def _kl_class_mean(student: Array, teacher: Array) -> Array:
-    return _kl(student, teacher) / student.shape[-1]
-
-
-def _wasserstein(student: Array, teacher: Array) -> Array:
-    return jnp.sum(jnp.abs(jax.nn.softmax(student) - jax.nn.softmax(teacher)), axis=-1) / 2
-
-
-def _l2(student: Array, teacher: Array) -> Array:
-    return jnp.mean(jnp.square(student - teacher), axis=-1)
-
-
-# What the generator maximises and the student minimises: of two logits [b, k] the distance
-# [b]. `kl` is KL(teacher || student) in nats, as in the paper. `kl_class_mean` is that over k:
-# what PyTorch's default reduction makes of it in the published code. `wasserstein` is the
-# first Wasserstein distance between the softmaxes where all classes are equally far from
-# each other (for which it is the total variation): classes have no order. `l2` is the mean
-# squared difference of logits.
-DISTANCES: dict[str, Callable[[Array, Array], Array]] = {
-    "kl": _kl,
-    "kl_class_mean": _kl_class_mean,
-    "l2": _l2,
-    "wasserstein": _wasserstein,
-}
-
-
-# Of `transition_curves`, on each device: on the CPU what its caches hold, elsewhere what
-# fills it.
-_WALKS_ON_CPU, _WALKS_ELSEWHERE = 32, 1024
+Metrics = dict[str, Array]
 
 
 @flax.struct.dataclass
 class AdversarialState(TrainState):
-    """A `TrainState`, whose `step` counts pseudo-batches, with the generator beside the student.
+    """A `TrainState` whose `step` counts pseudo-batches, extended by the generator.
 
     Attributes:
-      generator: its variables.
-      generator_opt_state: its optimiser's state.
+      generator: the generator's variables.
+      generator_opt_state: the state of the generator's optimiser.
     """
 
     generator: PyTree
@@ -80,36 +48,57 @@ class AdversarialState(TrainState):
 
 
 class Lesson(NamedTuple):
-    """What the student learns from.
+    """The inputs and targets of a student update.
 
     Attributes:
-      images: pixels, [b, h, w, c].
-      teachers: each teacher's outputs for them.
+      images: generated images in units of pixels, [b, h, w, c].
+      teachers: each teacher's outputs for these images.
     """
 
     images: Array
     teachers: tuple[Outputs, ...]
 
 
+class PseudoBatchStep(Protocol):
+    """The contract of what `Adversary.make_step` returns, where the arguments are described."""
+
+    def __call__(
+        self,
+        state: AdversarialState,
+        teacher_variables: tuple[Variables, ...],
+        indices: np.ndarray,
+        rng: Array,
+        *,
+        generator_steps: int,
+        student_steps: int,
+    ) -> tuple[AdversarialState, dict[str, Any]]: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Adversary:
-    """Student, teachers and generator, and what each is after.
+    """A student, its teachers and a generator, with their objectives.
 
     Attributes:
-      student: what is trained; in training mode throughout.
-      teachers: in evaluation mode. The first one's normalisation is the space that the
-        generator's images live in.
-      generator: latents to images, in training mode throughout.
-      distance: one of `DISTANCES`; with several teachers, the mean over them.
-      distiller: what the student minimises beside the distance (attention transfer).
-        Its `labels` are the classes that the teachers' mean probability is largest for.
-      optimizer: the student's, with a learning rate of 1.
-      generator_optimizer: likewise.
-      learning_rate: of the student, a function of the pseudo-batch.
-      generator_learning_rate: of the generator.
-      stale_teacher: whether the student's first update takes the teachers' outputs for the
-        images before the generator's last update, as SZamboni/advanceddeep does.
-      axis_name: the mapped axis over which batches are spread, or None.
+      student: the network to train, always applied in training mode.
+      teachers: at least one, applied in evaluation mode. The generator's outputs are images
+        under the normalisation of the first.
+      generator: from latents to images, applied in training mode during training. It has an
+        attribute `latent_dim`.
+      distance: one of `DISTANCES`, maximised by the generator and minimised by the student;
+        with several teachers, the mean over them.
+      distiller: the rest of the student's objective, added to the distance (attention
+        transfer in the paper). In its context, `labels` are the classes with the largest
+        probability in the mean over the teachers.
+      optimizer: the student's optimiser, with a learning rate of 1.
+      generator_optimizer: the generator's optimiser, with a learning rate of 1.
+      learning_rate: the student's learning rate, a schedule over pseudo-batches.
+      generator_learning_rate: the generator's learning rate, a schedule over pseudo-batches.
+      stale_teacher: whether the student's first update uses the teachers' outputs for the
+        images from before the generator's last update, as SZamboni/advanceddeep does.
+      axis_name: the mapped axis over which batches are sharded, or None.
+
+    Raises:
+      UserError: if the distance is unknown or there is no teacher.
     """
 
     student: Network
@@ -125,13 +114,12 @@ class Adversary:
     axis_name: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises UserError on an unknown distance or without a teacher."""
         if self.distance not in DISTANCES:
             raise UserError(
                 f"unknown distance {self.distance!r}: choose from {', '.join(DISTANCES)}"
             )
         if not self.teachers:
-            raise UserError("transfer without data needs a teacher, and the phase names none")
+            raise UserError("data-free transfer needs at least one teacher, got none")
 
     def init(
         self,
@@ -141,9 +129,12 @@ class Adversary:
         num_classes: int,
         batch_size: int,
         teacher_variables: Sequence[Variables] = (),
-        start: Variables | None = None,
+        init_variables: Variables | None = None,
     ) -> AdversarialState:
-        """The state before the first pseudo-batch; arguments as for `kdjax.train.init_state`."""
+        """The state before the first pseudo-batch.
+
+        Arguments and errors are those of `kdjax.train.init_state`.
+        """
         student_key, generator_key = jax.random.split(rng)
         state = train.init_state(
             student_key,
@@ -155,7 +146,7 @@ class Adversary:
             batch_size=batch_size,
             teachers=self.teachers,
             teacher_variables=teacher_variables,
-            start=start,
+            init_variables=init_variables,
         )
         generator = dict(self.generator.init(generator_key, jnp.zeros((1, self._latent_dim))))
         return AdversarialState(
@@ -168,22 +159,29 @@ class Adversary:
     def _latent_dim(self) -> int:
         return self.generator.latent_dim
 
-    def latents(self, rng: Array, place: Array) -> Array:
-        """Standard normal [b, latent_dim], one of each place [b]: devices do not matter."""
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, place)
+    def latents(self, rng: Array, indices: Array) -> Array:
+        """Standard normal latents, float32 [b, latent_dim].
+
+        Args:
+          rng: a key, the same on every device.
+          indices: int32 [b], indices in the whole batch. Each latent is a function of the key
+            and its index, so that the number of devices does not matter.
+        """
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, indices)
         return jax.vmap(lambda key: jax.random.normal(key, (self._latent_dim,)))(keys)
 
     def images(self, variables: Variables, latents: Array) -> tuple[Array, Variables]:
-        """Images for the latents as pixels, and the generator's new batch statistics.
+        """Generated images [b, h, w, c], and the generator's new batch statistics.
 
-        Pixels are not confined to [0, 1]: nothing confines the generator.
+        Images are in units of pixels, but not restricted to [0, 1], because the generator's
+        outputs are unbounded.
         """
         result: Any = self.generator.apply(variables, latents, train=True, mutable=["batch_stats"])
         images, updates = result
         return self._pixels(images), updates["batch_stats"]
 
     def samples(self, variables: Variables, latents: Array) -> Array:
-        """Images for the latents as pixels, cut to [0, 1], in evaluation mode."""
+        """Images generated in evaluation mode, pixels clipped to [0, 1], [b, h, w, c]."""
         images: Any = self.generator.apply(variables, latents, train=False)
         return jnp.clip(self._pixels(images), 0, 1)
 
@@ -192,12 +190,14 @@ class Adversary:
         return images * std + mean
 
     def _distances(self, student: Outputs, teachers: Sequence[Outputs]) -> Array:
-        """[b]."""
+        """Distance between student and teachers for each example, [b]."""
         distance = DISTANCES[self.distance]
         values = [distance(student.logits, teacher.logits) for teacher in teachers]
         return jnp.mean(jnp.stack(values), axis=0)
 
-    def teach(self, teacher_variables: Sequence[Variables], images: Array) -> tuple[Outputs, ...]:
+    def teacher_outputs(
+        self, teacher_variables: Sequence[Variables], images: Array
+    ) -> tuple[Outputs, ...]:
         """Each teacher's outputs for the images."""
         return tuple(
             teacher.evaluate(variables, images)
@@ -210,11 +210,11 @@ class Adversary:
         teacher_variables: Sequence[Variables],
         latents: Array,
         rng: Array,
-    ) -> tuple[AdversarialState, tuple[Outputs, ...], dict[str, Array]]:
-        """One step of the generator, away from where student and teachers agree.
+    ) -> tuple[AdversarialState, tuple[Outputs, ...], Metrics]:
+        """One update of the generator, which increases the distance of student and teachers.
 
         Returns:
-          The state, the teachers' outputs for the images before the step, and metrics.
+          The state, the teachers' outputs for the images from before the update, and metrics.
         """
 
         def objective(params: PyTree) -> tuple[Array, Any]:
@@ -222,7 +222,7 @@ class Adversary:
             images, generator_stats = self.images(variables, latents)
             dropout_key = jax.random.fold_in(rng, parallel.index(self.axis_name))
             outputs, student_stats = self.student.train(state.variables, images, dropout_key)
-            teachers = self.teach(teacher_variables, images)
+            teachers = self.teacher_outputs(teacher_variables, images)
             distance = jnp.mean(self._distances(outputs, teachers))
             return -distance, (teachers, generator_stats, student_stats, distance)
 
@@ -258,8 +258,8 @@ class Adversary:
         lesson: Lesson,
         i: Array,
         rng: Array,
-    ) -> tuple[AdversarialState, dict[str, Array]]:
-        """The student's i-th step (int32 []) of a pseudo-batch; images are constants to it."""
+    ) -> tuple[AdversarialState, Metrics]:
+        """The student's i-th update (int32 []) of a pseudo-batch; the images are constants."""
         rng = _update_key(rng, state.step, i)
         images, teachers = lesson
 
@@ -269,11 +269,11 @@ class Adversary:
             dropout_key = jax.random.fold_in(rng, parallel.index(self.axis_name))
             outputs, student_stats = self.student.train(variables, images, dropout_key)
             p = sum(jax.nn.softmax(teacher.logits) for teacher in teachers)
-            believed = jnp.argmax(p, axis=-1)
+            teacher_labels = jnp.argmax(p, axis=-1)
             context = Context(
                 student=outputs,
                 teachers=teachers,
-                labels=jax.nn.one_hot(believed, outputs.logits.shape[-1]),
+                labels=jax.nn.one_hot(teacher_labels, outputs.logits.shape[-1]),
                 index=jnp.zeros(images.shape[0], jnp.int32),
                 step=state.step,
                 rng=rng,
@@ -284,11 +284,11 @@ class Adversary:
             term = self.distiller.loss(method_variables, context)
             distance = jnp.mean(self._distances(outputs, teachers))
             loss = distance + jnp.mean(term.value)
-            same = jnp.argmax(outputs.logits, -1) == believed
+            agrees = jnp.argmax(outputs.logits, -1) == teacher_labels
             metrics = {
                 "loss": loss,
                 "distance": distance,
-                "agreement": jnp.mean(same, dtype=jnp.float32),
+                "agreement": jnp.mean(agrees, dtype=jnp.float32),
             }
             return loss, (metrics | term.metrics, student_stats, term.state)
 
@@ -310,22 +310,22 @@ class Adversary:
         )
         return state, metrics | {"gradient_norm": optax.tree.norm(grad)}
 
-    def begin(
+    def generator_part(
         self,
         state: AdversarialState,
         teacher_variables: Sequence[Variables],
-        place: Array,
+        indices: Array,
         rng: Array,
         *,
         generator_steps: int,
-    ) -> tuple[AdversarialState, Lesson, Lesson, dict[str, Array]]:
-        """The generator's part of a pseudo-batch; arguments as for `pseudo_batch`.
+    ) -> tuple[AdversarialState, Lesson, Lesson, Metrics]:
+        """The generator's updates of a pseudo-batch; arguments as for `pseudo_batch`.
 
         Returns:
-          The state, what the student's first update learns from, what all others learn
-          from, and the means of the generator's metrics.
+          The state, the lesson for the student's first update, the lesson for all its other
+          updates, and the means of the generator's metrics.
         """
-        latents = self.latents(jax.random.fold_in(rng, state.step), place)
+        latents = self.latents(jax.random.fold_in(rng, state.step), indices)
 
         def update(state: AdversarialState, i: Array) -> Any:
             key = _update_key(rng, state.step, i)
@@ -338,7 +338,7 @@ class Adversary:
         state = dataclasses.replace(
             state, generator={**state.generator, "batch_stats": generator_stats}
         )
-        lesson = Lesson(images, self.teach(teacher_variables, images))
+        lesson = Lesson(images, self.teacher_outputs(teacher_variables, images))
         first = lesson
         if self.stale_teacher:
             first = lesson._replace(teachers=jax.tree.map(lambda x: x[-1], stale))
@@ -348,30 +348,30 @@ class Adversary:
         self,
         state: AdversarialState,
         teacher_variables: Sequence[Variables],
-        place: Array,
+        indices: Array,
         rng: Array,
         *,
         generator_steps: int,
         student_steps: int,
-    ) -> tuple[AdversarialState, dict[str, Array]]:
-        """Algorithm 1: generator's updates, then student's, on the same latents.
+    ) -> tuple[AdversarialState, Metrics]:
+        """Updates the generator, then the student, on the same latents (Algorithm 1).
 
-        The images are generated again after the generator's last update, and are constants
-        to the student; the teachers see them once.
+        The images are generated again after the generator's last update. They are constants
+        to the student, and the teachers' outputs for them are computed once.
 
         Args:
-          state: its `step` says which pseudo-batch this is.
-          teacher_variables: never change.
-          place: int32 [b], the latents' places in the whole pseudo-batch.
+          state: its `step` is the number of the pseudo-batch.
+          teacher_variables: each teacher's variables, which never change.
+          indices: int32 [b], indices of the latents in the whole pseudo-batch.
           rng: the run's key.
           generator_steps: n_G, at least 1.
           student_steps: n_S, at least 1.
 
         Returns:
-          The state, and metrics: the means over the updates.
+          The state, and metrics averaged over the updates.
         """
-        state, first, lesson, generator_metrics = self.begin(
-            state, teacher_variables, place, rng, generator_steps=generator_steps
+        state, first, lesson, generator_metrics = self.generator_part(
+            state, teacher_variables, indices, rng, generator_steps=generator_steps
         )
 
         def update(state: AdversarialState, i: Array) -> Any:
@@ -380,7 +380,7 @@ class Adversary:
         histories = []
         start = 0
         if self.stale_teacher:
-            start = 1
+            start = 1  # The first update has a lesson of its own.
             state, metrics = self.update_student(
                 state, teacher_variables, first, jnp.zeros((), jnp.int32), rng
             )
@@ -389,32 +389,36 @@ class Adversary:
             state, metrics = parallel.loop(update, state, jnp.arange(start, student_steps))
             histories.append(metrics)
         student_metrics = jax.tree.map(lambda *x: jnp.concatenate(x), *histories)
-        return _finished(state), generator_metrics | _mean(student_metrics)
+        return _next_pseudo_batch(state), generator_metrics | _mean(student_metrics)
 
-    def make_step(self, devices: parallel.Devices) -> Callable[..., Any]:
-        """The pseudo-batches compiled for all devices.
+    def make_step(self, devices: parallel.Devices) -> PseudoBatchStep:
+        """Compiles pseudo-batches for all devices.
 
-        On accelerators one program makes all the updates of all the pseudo-batches of a
-        call, by scanning. On the CPU, where loops around convolutions are slow and updates
-        that are written out are compiled one by one, it is two programs, one of which is
-        called for each of the student's updates.
+        On accelerators a single program scans over all updates of all pseudo-batches of a
+        call. On the CPU, where loops around convolutions are slow and unrolled updates would
+        each be compiled separately, there are two programs: one for the generator's part and
+        one that is called for each of the student's updates.
+
+        Args:
+          devices: the devices that share a pseudo-batch.
 
         Returns:
-          `step(state, teacher_variables, places, rng, generator_steps, student_steps) ->
-          (state, metrics)` with places int32 [devices, n, b / devices] of n pseudo-batches,
-          and the means of their metrics. The state is donated.
+          `step(state, teacher_variables, indices, rng, *, generator_steps, student_steps) ->
+          (state, metrics)`, with arguments as for `pseudo_batch`, except that indices are
+          int32 [devices, n, b / devices] for n pseudo-batches, over which the metrics are
+          averaged. The state is donated.
         """
         if not parallel.on_cpu():
 
             @functools.cache
             def program(**updates: int) -> Callable[..., Any]:
-                def run(state: Any, teacher_variables: Any, places: Array, rng: Array) -> Any:
+                def run(state: Any, teacher_variables: Any, indices: Array, rng: Array) -> Any:
                     state, metrics = parallel.loop(
-                        lambda state, place: self.pseudo_batch(
-                            state, teacher_variables, place, rng, **updates
+                        lambda state, index: self.pseudo_batch(
+                            state, teacher_variables, index, rng, **updates
                         ),
                         state,
-                        places,
+                        indices,
                     )
                     return state, _mean(metrics)
 
@@ -423,9 +427,9 @@ class Adversary:
             return lambda *args, **updates: program(**updates)(*args)
 
         @functools.cache
-        def begin(generator_steps: int) -> Callable[..., Any]:
+        def generator_part(generator_steps: int) -> Callable[..., Any]:
             return devices.map(
-                functools.partial(self.begin, generator_steps=generator_steps),
+                functools.partial(self.generator_part, generator_steps=generator_steps),
                 in_axes=(None, None, 0, None),
                 out_axes=(None, 0, 0, None),
                 donate_argnums=0,
@@ -437,27 +441,27 @@ class Adversary:
 
         def step(
             state: AdversarialState,
-            teacher_variables: Any,
-            places: Array,
+            teacher_variables: tuple[Variables, ...],
+            indices: np.ndarray,
             rng: Array,
             *,
             generator_steps: int,
             student_steps: int,
         ) -> tuple[AdversarialState, dict[str, Any]]:
             history = []
-            for n in range(places.shape[1]):
-                state, first, lesson, generator_metrics = begin(generator_steps)(
-                    state, teacher_variables, places[:, n], rng
+            for n in range(indices.shape[1]):
+                state, first, lesson, generator_metrics = generator_part(generator_steps)(
+                    state, teacher_variables, indices[:, n], rng
                 )
-                parallel.settle(generator_metrics)
+                parallel.wait_on_cpu(generator_metrics)
                 student_metrics = []
                 for i in range(student_steps):
                     state, metrics = update(
                         state, teacher_variables, lesson if i else first, np.int32(i), rng
                     )
-                    parallel.settle(metrics)
+                    parallel.wait_on_cpu(metrics)
                     student_metrics.append(jax.device_get(metrics))
-                state = _finished(state)
+                state = _next_pseudo_batch(state)
                 means = jax.tree.map(lambda *x: np.mean(x), *student_metrics)
                 history.append(jax.device_get(generator_metrics) | means)
             return state, jax.tree.map(lambda *x: np.mean(x), *history)
@@ -468,102 +472,20 @@ class Adversary:
 def _apply(
     optimizer: optax.GradientTransformation, rate: Any, grad: PyTree, opt_state: Any, params: PyTree
 ) -> tuple[PyTree, Any]:
-    """An update with an optimiser of learning rate 1, times the rate."""
+    """Applies the update of an optimiser with a learning rate of 1, times `rate`."""
     updates, opt_state = optimizer.update(grad, opt_state, params)
     return optax.apply_updates(params, optax.tree.scale(rate, updates)), opt_state
 
 
 def _update_key(rng: Array, step: Array, i: Array) -> Array:
-    """For what is random in a network's i-th update of a pseudo-batch."""
+    """The key of a network's i-th update of a pseudo-batch."""
     return jax.random.fold_in(jax.random.fold_in(rng, step), i + 1)
 
 
-def _finished(state: AdversarialState) -> AdversarialState:
+def _next_pseudo_batch(state: AdversarialState) -> AdversarialState:
     return dataclasses.replace(state, step=state.step + 1)
 
 
 def _mean(metrics: PyTree) -> PyTree:
     """Mean over the leading axis, that of updates or of pseudo-batches."""
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
-
-
-def transition_curves(
-    apply_a: Callable[[Array], Array],
-    apply_b: Callable[[Array], Array],
-    images: Array,
-    labels: Array,
-    *,
-    steps: int,
-    step_size: float,
-    num_classes: int,
-) -> tuple[Array, Array]:
-    """Probabilities along the way across network a's decision boundaries (Algorithm 2).
-
-    From each image, to each class but its own, gradient descent on a's cross-entropy with
-    that class. All images and classes are walked at once; the whole is one compiled
-    program a step on the CPU and one scan elsewhere.
-
-    Args:
-      apply_a: images [m, h, w, c] to logits [m, k], of the network that is stepped on; the
-        images are in whatever space it takes, and in that space the steps are made.
-      apply_b: likewise, of the network that is watched.
-      images: [n, h, w, c]. The paper takes those to which a and b give the same class.
-      labels: int [n], the classes to start from. The targets of image i are
-        (labels[i] + 1) % k, (labels[i] + 2) % k, ... (labels[i] + k - 1) % k.
-      steps: K, how many points of each curve.
-      step_size: xi, by which the gradient is multiplied. Images are not clipped.
-      num_classes: k.
-
-    Returns:
-      (p_a, p_b), float32 [n, k - 1, steps]: the target's probability before each step.
-    """
-    n, others = len(images), num_classes - 1
-    walks = n * others
-    at_once = jax.local_device_count() * (_WALKS_ON_CPU if parallel.on_cpu() else _WALKS_ELSEWHERE)
-    # The last chunk is filled up with walks that are dropped.
-    place = np.arange(-(-walks // at_once) * min(walks, at_once)) % walks
-    away = np.arange(1, num_classes, dtype=np.int32)
-    targets = ((np.asarray(labels, np.int32)[:, None] + away) % num_classes).reshape(-1)[place]
-    start = np.asarray(images, np.float32)
-
-    def step(x: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
-        def toward(x: Array) -> tuple[Array, Array]:
-            logits = apply_a(x)
-            return jnp.sum(losses.cross_entropy(logits, targets)), logits
-
-        grad, logits_a = jax.grad(toward, has_aux=True)(x)
-        p_a, p_b = (
-            jnp.take_along_axis(jax.nn.softmax(logits), targets[:, None], axis=-1)[:, 0]
-            for logits in (logits_a, apply_b(x))
-        )
-        return x - step_size * grad, (p_a, p_b)
-
-    if parallel.on_cpu():
-        # A loop inside a program is slow here.
-        one = jax.jit(step, donate_argnums=0)
-
-        def walk(x: Array, targets: Array) -> tuple[Any, Any]:
-            curves = []
-            for _ in range(steps):
-                x, p = one(x, targets)
-                curves.append(p)
-            p_a, p_b = zip(*jax.device_get(curves), strict=True)
-            return np.stack(p_a), np.stack(p_b)
-    else:
-        walk = jax.jit(lambda x, t: jax.lax.scan(lambda x, _: step(x, t), x, length=steps)[1])
-    parts = []
-    for chunk in np.split(place, max(1, len(place) // at_once)):
-        x, t = parallel.spread((start[chunk // others], targets[chunk]))
-        parts.append(jax.device_get(walk(x, t)))
-    p_a, p_b = (np.concatenate(p, axis=1)[:, :walks] for p in zip(*parts, strict=True))
-    return tuple(jnp.asarray(p).T.reshape(n, others, steps) for p in (p_a, p_b))  # type: ignore
-
-
-def mean_transition_error(p_a: Array, p_b: Array) -> Array:
-    """Mean of |p_b - p_a| over images, classes and steps, float32 [] (the paper's MTE).
-
-    Args:
-      p_a: [n, classes - 1, steps], from `transition_curves`.
-      p_b: likewise.
-    """
-    return jnp.mean(jnp.abs(jnp.asarray(p_b) - jnp.asarray(p_a)))

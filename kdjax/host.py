@@ -1,0 +1,82 @@
+"""Process-wide settings that make JAX's CPU backend fast and let it start quickly."""
+
+import contextlib
+import ctypes
+import glob
+import os
+import warnings
+
+import jax
+
+_MALLOPT = {
+    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+    "M_TOP_PAD": (-2, 256 << 20),
+    "M_MMAP_MAX": (-4, 0),
+}
+
+
+def set_up_host() -> None:
+    """Configures the CPU backend for speed. Call it before JAX is first used.
+
+    Harmless where JAX computes on a GPU. What it sets:
+
+    - One single-threaded virtual device per core, which is two to three times as fast on
+      convolutions as one device with all threads.
+    - For devices of one thread, a schedule that minimises memory: one that lets many
+      operations run at once only evicts data from the cache (up to a third of the time and
+      half of the temporary memory).
+    - An allocator that keeps freed memory, and XLA buffers in blocks small enough to be kept.
+      This spares XLA's temporary buffers their page faults in every step (a fifth of the time
+      where a device has more than 64 MB of them). The memory is returned to the system only
+      when the process ends.
+
+    Settings already made in the environment (`XLA_FLAGS`, `MALLOC_*`) are left alone.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" not in flags:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        flags += f" --xla_force_host_platform_device_count={cores}"
+        if "xla_cpu_multi_thread_eigen" not in flags:
+            flags += " --xla_cpu_multi_thread_eigen=false"
+        if "xla_cpu_scheduler_type" not in flags:
+            flags += " --xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+        if "xla_backend_extra_options" not in flags:
+            # Once unrolled, a loop over 16 or 32 channels is no longer vectorised.
+            flags += " --xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
+        if "xla_multiheap_size" not in flags and not _has_gpu():
+            # The C library returns blocks of more than 64 MB to the system and requests them
+            # again in every step. The flag applies to every backend, and GPU memory does not
+            # come from the C library.
+            flags += f" --xla_multiheap_size_constraint_per_heap={56 << 20}"
+        if "xla_cpu_collective_call_terminate" not in flags:
+            # By default the process is aborted if the machine sleeps or starves for 40 s.
+            flags += " --xla_cpu_collective_call_terminate_timeout_seconds=3600"
+        os.environ["XLA_FLAGS"] = flags.strip()
+    if not any(key.startswith("MALLOC_") for key in os.environ):
+        # Without glibc (macOS, musl) there is nothing to set.
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL("libc.so.6")
+            for option, value in _MALLOPT.values():
+                libc.mallopt(option, value)
+
+
+def _has_gpu() -> bool:
+    """Whether there appears to be an NVIDIA GPU; asking JAX would initialise it too early."""
+    return bool(glob.glob("/dev/nvidia[0-9]*"))
+
+
+def set_up_cache(folder: str) -> None:
+    """Keeps compiled programs in `folder`, so that later runs start quickly.
+
+    `JAX_COMPILATION_CACHE_DIR` in the environment takes precedence. On the CPU, programs with
+    more temporary memory than one block of `set_up_host` cannot be cached and compile anew
+    each time.
+    """
+    # JAX would warn about each of them: XLA cannot serialise a program whose temporary memory
+    # is in several blocks.
+    reason = "Multiple temp buffer allocations found"
+    warnings.filterwarnings("ignore", f"(?s)Error writing persistent .*{reason}")
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

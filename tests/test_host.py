@@ -1,0 +1,123 @@
+"""Settings of the CPU backend and of the compilation cache."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from kdjax import host
+
+
+@pytest.fixture
+def mallopt_calls(monkeypatch):
+    """Clears the environment's settings and records the calls of the C library's mallopt."""
+    calls = []
+
+    class Libc:
+        def mallopt(self, option, value):
+            calls.append((option, value))
+
+    for key in [k for k in os.environ if k.startswith("MALLOC_") or k == "XLA_FLAGS"]:
+        monkeypatch.delenv(key)
+    # So that monkeypatch restores what set_up_host sets.
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(host.ctypes, "CDLL", lambda name: Libc())
+    monkeypatch.setattr(host.glob, "glob", lambda pattern: [])
+    return calls
+
+
+def test_set_up_host_makes_one_single_threaded_device_per_core(mallopt_calls, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
+    host.set_up_host()
+    assert os.environ["XLA_FLAGS"].split() == [
+        "--xla_force_host_platform_device_count=3",
+        "--xla_cpu_multi_thread_eigen=false",
+        "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+        "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling",
+        "--xla_multiheap_size_constraint_per_heap=58720256",
+        "--xla_cpu_collective_call_terminate_timeout_seconds=3600",
+    ]
+    assert len(mallopt_calls) == 3
+
+
+def test_set_up_host_leaves_the_environments_settings_alone(mallopt_calls, monkeypatch):
+    given = "--xla_force_host_platform_device_count=7"
+    monkeypatch.setenv("XLA_FLAGS", given)
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    host.set_up_host()
+    assert os.environ["XLA_FLAGS"] == given
+    assert mallopt_calls == []
+
+
+def test_set_up_host_adds_to_other_flags(mallopt_calls, monkeypatch):
+    given = (
+        "--xla_dump_to=x --xla_cpu_multi_thread_eigen=true "
+        "--xla_cpu_collective_call_terminate_timeout_seconds=9 "
+        "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_DEFAULT "
+        "--xla_backend_extra_options=xla_cpu_optimize_for_size "
+        "--xla_multiheap_size_constraint_per_heap=-1"
+    )
+    monkeypatch.setenv("XLA_FLAGS", given)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    host.set_up_host()
+    assert os.environ["XLA_FLAGS"] == f"{given} --xla_force_host_platform_device_count=1"
+
+
+def test_set_up_host_does_not_split_the_memory_of_a_gpu(mallopt_calls, monkeypatch):
+    monkeypatch.setattr(host.glob, "glob", lambda pattern: ["/dev/nvidia0"])
+    host.set_up_host()
+    assert "multiheap" not in os.environ["XLA_FLAGS"]
+
+
+def test_set_up_host_works_without_glibc(mallopt_calls, monkeypatch):
+    def missing(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(host.ctypes, "CDLL", missing)
+    host.set_up_host()
+    assert "device_count" in os.environ["XLA_FLAGS"]
+
+
+@pytest.fixture
+def cache_settings():
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+    )
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.mark.parametrize("given", ["", "elsewhere"])
+def test_set_up_cache_prefers_the_environments_folder(cache_settings, monkeypatch, given):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
+    before = jax.config.jax_compilation_cache_dir
+    host.set_up_cache("programs")
+    assert jax.config.jax_compilation_cache_dir == (before if given else "programs")
+
+
+def test_a_program_that_cannot_be_cached_causes_no_warning(tmp_path):
+    script = """if True:
+        import sys
+        import jax
+        import jax.numpy as jnp
+        from kdjax import host
+        host.set_up_cache(sys.argv[1])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        several_temporaries = jax.jit(lambda x: jnp.sort(x) @ jnp.sort(x.T) @ jnp.cos(x))
+        several_temporaries(jnp.ones((100, 100)))
+    """
+    settings = {
+        "XLA_FLAGS": "--xla_multiheap_size_constraint_per_heap=1000",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+    process = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", script, str(tmp_path)],
+        env=os.environ | settings, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
