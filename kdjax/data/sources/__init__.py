@@ -1,0 +1,151 @@
+"""Data sets by name: splits of uint8 images and integer labels.
+
+A source reads `digits`, `tfds:<name>`, `npz:<file>` or `folder:<dir>`, or is a function of
+the user's own, `package.module:reader`. A split that fits in memory is an array; a larger
+one is a `Lazy` sequence that decodes images on demand. A new source is a new module and one
+line of `_SOURCES`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from kdjax import references
+from kdjax.data.sources import digits, external, folder, npz, tfds
+from kdjax.data.sources.base import (
+    Dataset,
+    Lazy,
+    Reader,
+    SourceOptions,
+    Split,
+    from_arrays,
+    in_memory_or_lazy,
+    resized,
+)
+from kdjax.types import UserError
+
+__all__ = [
+    "KINDS",
+    "Dataset",
+    "Lazy",
+    "Reader",
+    "SourceOptions",
+    "Split",
+    "channel_statistics",
+    "from_arrays",
+    "in_memory_or_lazy",
+    "load",
+    "resized",
+]
+
+
+class _Source(NamedTuple):
+    form: str  # Of the data set's name, with a placeholder for the reader's argument.
+    read: Reader
+
+
+_SOURCES = {
+    "digits": _Source("digits", digits.read),
+    "tfds": _Source("tfds:<name>", tfds.read),
+    "npz": _Source("npz:<file>", npz.read),
+    "folder": _Source("folder:<dir>", folder.read),
+}
+KINDS = ", ".join([*(source.form for source in _SOURCES.values()), "<package.module>:<reader>"])
+
+
+def load(
+    name: str,
+    *,
+    dir: str = "",
+    train_split: str = "train",
+    test_split: str = "test",
+    resize: int = 0,
+    validation: float = 0.0,
+    train_examples: int = 0,
+    memory: float = 4.0,
+) -> Dataset:
+    """Reads a data set.
+
+    Args:
+      name: one of
+        - `digits`: scikit-learn's 1,797 handwritten digits, 8x8x1; every third image of each
+          class is a test image.
+        - `tfds:<name>`: a data set of TensorFlow Datasets.
+        - `npz:<file>`: arrays `train_images`, `train_labels`, `test_images`, `test_labels`.
+        - `folder:<dir>`: image files `<dir>/{train,test}/<class>/*.{png,jpg}`.
+        - `<package.module>:<reader>`: an importable function that follows the contract of
+          `Reader`. The kinds above take precedence over modules of the same name.
+      dir: folder in which `tfds` keeps its data, or "" for its default.
+      train_split: for `tfds`, a split or a slice such as `train[:90%]`; for `folder`, a subfolder.
+      test_split: the same for the test images.
+      resize: side in pixels to which images are resized when they are read (the shorter side,
+        followed by the central square; bilinear); 0 leaves them as they are.
+      validation: fraction of the training data to hold out, in [0, 1). The choice of images
+        does not depend on the run's seed, so that runs can be compared.
+      train_examples: size of a fixed random subset of the training data to use; 0 uses all.
+      memory: GB up to which a split is held in memory; a larger one is decoded on demand.
+
+    Raises:
+      UserError: if the data cannot be found or read, or an argument is out of range.
+    """
+    if resize < 0:
+        raise UserError(f"resize is {resize}: it must be a side in pixels, or 0 for none")
+    if not 0 <= validation < 1:
+        raise UserError(f"validation is {validation}: it must be a fraction in [0, 1)")
+    options = SourceOptions(dir, train_split, test_split, resize, memory)
+    train, test, num_classes = _read(name, options)
+    for split, what in ((train, "training"), (test, "test")):
+        if not len(split):
+            raise UserError(f"data set {name!r} has no {what} images")
+    order = np.random.default_rng(0).permutation(len(train))
+    held_out = None
+    if validation:
+        n = max(1, round(validation * len(train)))
+        if n == len(train):
+            raise UserError(f"validation is {validation}: it would hold out all {n} images")
+        held_out, order = train.subset(np.sort(order[:n])), order[n:]
+    if train_examples:
+        if not 0 < train_examples <= len(order):
+            raise UserError(
+                f"train_examples is {train_examples}: there are {len(order)} training images"
+            )
+        order = order[:train_examples]
+    if validation or train_examples:
+        train = train.subset(np.sort(order))
+    return Dataset(train, test, held_out, num_classes)
+
+
+def _read(name: str, options: SourceOptions) -> tuple[Split, Split, int]:
+    """Calls the reader of the data set with this name."""
+    kind, _, argument = name.partition(":")
+    if kind in _SOURCES:
+        source = _SOURCES[kind]
+        if bool(argument) == (":" in source.form):
+            return source.read(argument, options)
+    elif references.is_reference(name):
+        return external.read(name, options)
+    raise UserError(f"unknown data set {name!r}: choose from {KINDS}")
+
+
+def channel_statistics(split: Split, at_most: int = 50_000) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, for pixels in [0, 1].
+
+    Args:
+      split: any split.
+      at_most: number of evenly spaced images to use, if there are more.
+
+    Returns:
+      (means, standard deviations), each [c], rounded to four decimals.
+    """
+    n = len(split)
+    positions = np.arange(n) if n <= at_most else np.linspace(0, n - 1, at_most).astype(int)
+    channels = split.images.shape[-1]
+    total, squares, count = np.zeros(channels), np.zeros(channels), 0
+    for part in np.array_split(positions, max(1, len(positions) // 2048)):
+        pixels = np.asarray(split.images[part]).reshape(-1, channels) / 255.0
+        total, squares = total + pixels.sum(0), squares + (pixels**2).sum(0)
+        count += len(pixels)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    # The bound keeps a channel without contrast from dividing by zero.
+    return mean.round(4).tolist(), np.maximum(std, 1e-3).round(4).tolist()

@@ -1,0 +1,213 @@
+"""What sources are made of: splits, the contract of a reader, and helpers for writing one."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+
+from kdjax.types import UserError
+
+# From positions in a split to images, uint8 [h, w, c] each.
+ReadImages = Callable[[Sequence[int]], list[np.ndarray]]
+
+
+class Lazy:
+    """Images decoded on demand.
+
+    Attributes:
+      shape: (n, h, w, c).
+    """
+
+    def __init__(self, n: int, read: ReadImages):
+        """Takes the number of images and a function from positions to images [h, w, c]."""
+        self._positions, self._read = np.arange(n), read
+        self.shape: tuple[int, ...] = (n, *read([0])[0].shape)
+
+    def __getitem__(self, positions: np.ndarray) -> np.ndarray:
+        """uint8 [b, h, w, c] at the given positions [b]."""
+        return np.stack(self._read([int(i) for i in self._positions[positions]]))
+
+    def subset(self, positions: np.ndarray) -> "Lazy":
+        """The images at the given positions, still not decoded."""
+        part = object.__new__(Lazy)
+        part._positions, part._read = self._positions[positions], self._read
+        part.shape = (len(positions), *self.shape[1:])
+        return part
+
+
+class Split(NamedTuple):
+    """Images and labels.
+
+    Attributes:
+      images: uint8 [n, h, w, c], an array or `Lazy`.
+      labels: int32 [n], -1 where unknown.
+    """
+
+    images: np.ndarray | Lazy
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, positions: np.ndarray) -> "Split":
+        """The examples at the given positions."""
+        images = self.images
+        part = images.subset(positions) if isinstance(images, Lazy) else images[positions]
+        return Split(part, self.labels[positions])
+
+
+class Dataset(NamedTuple):
+    """The splits of a data set.
+
+    Attributes:
+      train: the examples that networks are trained on.
+      test: the examples that results are reported on; never used to choose anything.
+      validation: held out of the training data, or None.
+      num_classes: k.
+    """
+
+    train: Split
+    test: Split
+    validation: Split | None
+    num_classes: int
+
+    def splits(self) -> dict[str, Split]:
+        """The splits that exist, by name."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in named.items() if split is not None}
+
+
+class SourceOptions(NamedTuple):
+    """The options of `kdjax.data.sources.load` that concern reading.
+
+    Attributes:
+      dir: folder in which the source keeps its data, or "" for its default.
+      train_split: name of the training split.
+      test_split: name of the test split.
+      resize: side in pixels to which images are resized, or 0 to keep their size.
+      memory: GB up to which the images of a split are held in memory.
+    """
+
+    dir: str = ""
+    train_split: str = "train"
+    test_split: str = "test"
+    resize: int = 0
+    memory: float = 4.0
+
+
+class Reader(Protocol):
+    """The contract of a function that reads a data set.
+
+    Args:
+      argument: what follows the colon in the name of the data set (`npz:<argument>`); "" if
+        nothing does, and for readers named by reference.
+      options: the options of `load`. A reader ignores those that do not concern it, but must
+        return images of side `options.resize` if that is not 0.
+
+    Returns:
+      The training split, the test split and the number of classes k. Images are uint8
+      [n, h, w, c] or `Lazy`, of the same size in both splits; labels are integers [n] in
+      [-1, k), -1 where unknown.
+
+    Raises:
+      UserError: if the data cannot be found or read.
+    """
+
+    def __call__(self, argument: str, options: SourceOptions) -> tuple[Split, Split, int]: ...
+
+
+def from_arrays(
+    train_images: np.ndarray,
+    train_labels: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    options: SourceOptions,
+    *,
+    num_classes: int = 0,
+) -> tuple[Split, Split, int]:
+    """What a `Reader` returns, from arrays in memory; images are resized on request.
+
+    A reader of arrays is three lines:
+
+        def reader(argument, options):
+            (x, y), (test_x, test_y) = read_my_data()
+            return sources.from_arrays(x, y, test_x, test_y, options)
+
+    Args:
+      train_images: uint8 [n, h, w, c] with 1 or 3 channels, or [n, h, w].
+      train_labels: int [n], -1 where unknown.
+      test_images: uint8 [m, h, w, c], of the size of the training images, or [m, h, w].
+      test_labels: int [m], -1 where unknown.
+      options: the reader's options, of which `resize` is used.
+      num_classes: k; 0 takes one more than the largest label.
+
+    Raises:
+      UserError: if an array has another type or shape.
+    """
+    splits = []
+    for part, images, labels in (
+        ("train", train_images, train_labels),
+        ("test", test_images, test_labels),
+    ):
+        if images.ndim == 3:
+            images = images[..., None]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+            raise UserError(
+                f"{part}_images is {images.dtype} {images.shape}; it must be uint8 "
+                "[n, h, w, c] with 1 or 3 channels"
+            )
+        if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
+            raise UserError(
+                f"{part}_labels is {labels.dtype} {labels.shape}; it must be integers "
+                f"[{len(images)}]"
+            )
+        if options.resize:
+            resized_images = [resized(image, options.resize) for image in images]
+            empty = np.empty((0, options.resize, options.resize, images.shape[-1]), np.uint8)
+            images = np.stack(resized_images) if resized_images else empty
+        splits.append(Split(images, labels.astype(np.int32)))
+    train, test = splits
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise UserError(
+            f"training images are {train.images.shape[1:]}, test images {test.images.shape[1:]}"
+        )
+    largest = max(int(split.labels.max(initial=0)) for split in splits)
+    return train, test, num_classes or 1 + largest
+
+
+def resized(image: np.ndarray, side: int) -> np.ndarray:
+    """Resizes the shorter side to `side` (bilinear) and takes the central square.
+
+    Args:
+      image: uint8 [h, w, c] with 1 or 3 channels.
+      side: in pixels; 0 leaves the image as it is.
+
+    Returns:
+      uint8 [side, side, c].
+    """
+    h, w, c = image.shape
+    if not side or (h == side and w == side):
+        return image
+    scale = side / min(h, w)
+    size = (max(side, round(w * scale)), max(side, round(h * scale)))
+    picture = Image.fromarray(image[..., 0] if c == 1 else image)
+    pixels = np.asarray(picture.resize(size, Image.Resampling.BILINEAR)).reshape(*size[::-1], c)
+    top, left = (size[1] - side) // 2, (size[0] - side) // 2
+    return pixels[top : top + side, left : left + side]
+
+
+def fits_in_memory(shape: Sequence[int], options: SourceOptions) -> bool:
+    """Whether uint8 images of this shape, (n, h, w, c), take at most `options.memory` GB."""
+    return bool(np.prod(shape) <= options.memory * 1e9)
+
+
+def in_memory_or_lazy(n: int, read: ReadImages, options: SourceOptions) -> np.ndarray | Lazy:
+    """All n images as one array if they fit in memory, otherwise decoded on demand."""
+    lazy = Lazy(n, read)
+    if not fits_in_memory(lazy.shape, options):
+        return lazy
+    images = np.empty(lazy.shape, np.uint8)
+    for part in np.array_split(np.arange(n), max(1, n // 1024)):
+        images[part] = lazy[part]
+    return images

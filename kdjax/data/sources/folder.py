@@ -1,0 +1,83 @@
+"""Image files in one folder per split and class."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kdjax.data.sources.base import SourceOptions, Split, in_memory_or_lazy, resized
+from kdjax.types import UserError, first_line
+
+_SUFFIXES = {".png", ".jpg", ".jpeg"}
+
+
+def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
+    """Reads `<dir>/<split>/<class>/*.{png,jpg}`.
+
+    Classes are the subfolders of the training split, in alphabetical order. Images have one
+    channel if the first training image is greyscale, otherwise three.
+    """
+    root = argument
+    if not Path(root).is_dir():
+        raise UserError(f"no such folder: {root!r}")
+    train_folder, test_folder = Path(root, options.train_split), Path(root, options.test_split)
+    for folder in (train_folder, test_folder):
+        if not folder.is_dir():
+            raise UserError(f"{root!r} has no subfolder {folder.name!r}")
+    classes = sorted(path.name for path in train_folder.iterdir() if path.is_dir())
+    if extra := {p.name for p in test_folder.iterdir() if p.is_dir()} - set(classes):
+        raise UserError(
+            f"{str(test_folder)!r} has classes that {str(train_folder)!r} lacks: "
+            f"{', '.join(sorted(extra))}"
+        )
+    files = {folder: _labelled_files(folder, classes) for folder in (train_folder, test_folder)}
+    if not files[train_folder] or not files[test_folder]:
+        empty = test_folder if files[train_folder] else train_folder
+        raise UserError(f"no .png or .jpg images in {str(empty)!r}/<class>/")
+    mode, first_size = _mode_and_size(files[train_folder][0][0])
+    expected = (options.resize, options.resize) if options.resize else first_size
+
+    def read_image(path: Path) -> np.ndarray:
+        try:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert(mode), np.uint8)
+        except OSError as error:
+            raise UserError(f"cannot read {str(path)!r}: {first_line(error)}") from None
+        image = resized(pixels.reshape(*pixels.shape[:2], -1), options.resize)
+        if image.shape[:2] != expected:
+            raise UserError(
+                f"{str(path)!r} is {image.shape[0]}x{image.shape[1]}, the first image is "
+                f"{expected[0]}x{expected[1]}: set resize to a side in pixels"
+            )
+        return image
+
+    def split(folder: Path) -> Split:
+        paths = [path for path, _ in files[folder]]
+        labels = np.array([label for _, label in files[folder]], np.int32)
+
+        def read_images(positions: Sequence[int]) -> list[np.ndarray]:
+            return [read_image(paths[i]) for i in positions]
+
+        return Split(in_memory_or_lazy(len(paths), read_images, options), labels)
+
+    return split(train_folder), split(test_folder), len(classes)
+
+
+def _labelled_files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+    """Image files and labels, ordered by class and then by name."""
+    return [
+        (path, label)
+        for label, name in enumerate(classes)
+        for path in sorted(folder.joinpath(name).glob("*"))
+        if path.suffix.lower() in _SUFFIXES
+    ]
+
+
+def _mode_and_size(path: Path) -> tuple[str, tuple[int, int]]:
+    """Pillow's mode, `L` or `RGB`, and (h, w) of an image file."""
+    try:
+        with Image.open(path) as picture:
+            return "L" if picture.mode in ("1", "L") else "RGB", (picture.height, picture.width)
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r}: {first_line(error)}") from None

@@ -1,0 +1,35 @@
+"""Arrays in an npz file."""
+
+import numpy as np
+
+from kdjax.data.sources.base import SourceOptions, Split, from_arrays
+from kdjax.types import UserError, first_line
+
+_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
+    """Reads `train_images`, `train_labels`, `test_images` and `test_labels` from a file.
+
+    The number of classes is one more than the largest label. Pickled objects are not loaded.
+    """
+    file = argument
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            missing = [key for key in _KEYS if key not in stored]
+            if missing:
+                raise UserError(
+                    f"{file!r} lacks {', '.join(missing)}: it must hold {', '.join(_KEYS)}"
+                )
+            arrays = {key: stored[key] for key in _KEYS}
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"no such file: {file!r}") from None
+    except Exception as error:
+        # Everything else (zip, header, pickle, permission) raises many exception types.
+        raise UserError(f"cannot read {file!r} as npz: {first_line(error)}") from None
+    try:
+        return from_arrays(**arrays, options=options)
+    except UserError as error:
+        raise UserError(f"{file!r}: {error}") from None

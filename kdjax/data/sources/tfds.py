@@ -1,0 +1,85 @@
+"""Data sets of TensorFlow Datasets, read without TensorFlow once they are prepared."""
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kdjax.data.sources.base import Lazy, SourceOptions, Split, fits_in_memory, resized
+from kdjax.types import UserError, first_line
+
+
+def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
+    """Reads the data set named `argument`, from `options.dir` or the default of TFDS.
+
+    Splits may be slices, such as `train[:90%]`. Data that is not prepared is downloaded and
+    prepared, which needs TensorFlow.
+    """
+    name = argument
+    tfds = importlib.import_module("tensorflow_datasets")
+    where = f" in {options.dir!r}" if options.dir else ""
+    if options.dir and not Path(options.dir).is_dir():
+        raise UserError(f"no such folder: dir is {options.dir!r}")
+    has_tensorflow = importlib.util.find_spec("tensorflow") is not None
+    try:
+        builder = tfds.builder(name, data_dir=options.dir or None, file_format="array_record")
+        if not Path(builder.data_path).is_dir() and has_tensorflow:
+            builder.download_and_prepare()
+    except tfds.core.DatasetNotFoundError:
+        raise UserError(f"unknown data set 'tfds:{name}'{where}") from None
+    except Exception as error:
+        # Downloads, disks and imports fail with many exception types, which differ in the
+        # first line of their messages.
+        raise UserError(f"cannot prepare 'tfds:{name}'{where}: {first_line(error)}") from None
+    if not Path(builder.data_path).is_dir():
+        raise UserError(
+            f"'tfds:{name}' is not prepared{where}: preparing it requires TensorFlow "
+            "(pip install 'kdjax[prepare]'); if it is prepared elsewhere, set dir to that folder"
+        )
+    features = builder.info.features
+    keys = builder.info.supervised_keys or ("image", "label")
+    if any(key not in features for key in keys):
+        raise UserError(f"'tfds:{name}' has no image and label: its features are {list(features)}")
+    image_key, label_key = keys
+
+    def split(split_name: str) -> Split:
+        try:
+            source = builder.as_data_source(split=split_name)
+        except Exception as error:
+            allowed = ", ".join(builder.info.splits)
+            raise UserError(
+                f"'tfds:{name}' has no split {split_name!r} ({first_line(error)}): "
+                f"choose from {allowed}"
+            ) from None
+
+        def read_images(positions: Sequence[int]) -> list[np.ndarray]:
+            rows = source.__getitems__(positions)
+            return [resized(np.asarray(row[image_key], np.uint8), options.resize) for row in rows]
+
+        n = len(source)
+        labels = np.empty(n, np.int32)
+        parts = np.array_split(np.arange(n), max(1, n // 1024))
+        shape = read_images([0])[0].shape
+        if not fits_in_memory((n, *shape), options):
+            undecoded = builder.as_data_source(
+                split=split_name, decoders={image_key: tfds.decode.SkipDecoding()}
+            )
+            for part in parts:
+                labels[part] = [row[label_key] for row in undecoded.__getitems__(part.tolist())]
+            return Split(Lazy(n, read_images), labels)
+        images = np.empty((n, *shape), np.uint8)
+        for part in parts:
+            rows = source.__getitems__(part.tolist())
+            for i, row in zip(part, rows, strict=True):
+                image = resized(np.asarray(row[image_key], np.uint8), options.resize)
+                if image.shape != shape:
+                    raise UserError(
+                        f"'tfds:{name}' has images of several sizes: set resize to a side in pixels"
+                    )
+                images[i], labels[i] = image, row[label_key]
+        return Split(images, labels)
+
+    train, test = split(options.train_split), split(options.test_split)
+    return train, test, features[label_key].num_classes
