@@ -1,3 +1,3 @@
-"""Measurements: kdjax beside PyTorch on the same work, never run as tests."""
+"""Benchmarks of kdjax, alone and against PyTorch on the same work; not run as tests."""
 
-import experiments  # noqa: F401  Decides what XLA logs, before JAX is imported.
+import experiments  # noqa: F401  Sets what XLA logs, before JAX is imported.

@@ -1,12 +1,12 @@
-"""Images a second of whole runs, with evaluation, log lines and checkpoints, beside the steps'.
+"""Throughput of whole runs, including evaluation, logging and checkpoints.
 
     python -m benchmarks.epochs --teacher=wrn_16_2 --student=wrn_16_1 --methods=kd
 
-The runner itself (`experiments.main` with the CIFAR-10 protocol of `configs/distill.py`) on noise
-of CIFAR-10's size: a teacher of one step, then the student for `--epochs`. `steps`, `logging`,
-`evaluation` and `checkpoints` are the seconds that the student's phase gives to each
-(`seconds_of` in summary.json); evaluation includes the compilation of its programs, steps do
-not. The last line is one JSON object.
+Executes the runner itself (`experiments.main` with the CIFAR-10 protocol of
+`configs/distill.py`) on noise of CIFAR-10's size: a teacher trained for one step, then the
+student for `--epochs`. `steps`, `logging`, `evaluation` and `checkpoints` are the seconds that
+the student's phase spends on each (`seconds_of` in summary.json). Evaluation includes the
+compilation of its programs; steps do not. The last line of the output is one JSON object.
 """
 
 import json
@@ -23,11 +23,11 @@ from experiments import cli
 _TEACHER = flags.DEFINE_string("teacher", "wrn_16_2", "Model.")
 _STUDENT = flags.DEFINE_string("student", "wrn_16_1", "Model.")
 _METHODS = flags.DEFINE_string("methods", "kd", "Methods joined by +.")
-_BATCH = flags.DEFINE_integer("batch_size", 128, "Images a step.")
-_EPOCHS = flags.DEFINE_integer("epochs", 2, "Of the student.")
-_TRAIN = flags.DEFINE_integer("train_images", 50_000, "An epoch.")
-_EVERY = flags.DEFINE_float("eval_every", 1.0, "Epochs from one evaluation to the next.")
-_TEST = flags.DEFINE_integer("test_images", 10_000, "An evaluation.")
+_BATCH = flags.DEFINE_integer("batch_size", 128, "Images per step.")
+_EPOCHS = flags.DEFINE_integer("epochs", 2, "Epochs of the student.")
+_TRAIN = flags.DEFINE_integer("train_images", 50_000, "Training images.")
+_EVERY = flags.DEFINE_float("eval_every", 1.0, "Epochs between evaluations.")
+_TEST = flags.DEFINE_integer("test_images", 10_000, "Test images.")
 
 
 def _noise(file: Path) -> None:
@@ -40,7 +40,7 @@ def _noise(file: Path) -> None:
 
 
 def main() -> None:
-    """Runs and prints where the time went."""
+    """Runs and prints how the time was spent."""
     with tempfile.TemporaryDirectory() as folder:
         _noise(Path(folder) / "noise.npz")
         pair = f"teacher={_TEACHER.value},student={_STUDENT.value},methods={_METHODS.value}"
@@ -71,8 +71,8 @@ def main() -> None:
         print(f"{name:<12} {seconds:8.2f} s")
     print(
         f"{result['images_per_second_of_steps']:,.0f} images/s of the steps alone, "
-        f"{result['images_per_second']:,.0f} with the rest, which takes "
-        f"{result['share_beside_steps']:.1%} of their time"
+        f"{result['images_per_second']:,.0f} with everything else, which adds "
+        f"{result['share_beside_steps']:.1%} to their time"
     )
     print(json.dumps(result))
 

@@ -1,4 +1,4 @@
-"""The networks of the opponent, in PyTorch, computed as kdjax computes them."""
+"""PyTorch counterparts of kdjax's networks, for comparison."""
 
 import re
 
@@ -9,20 +9,20 @@ from kdjax.types import UserError
 
 
 def network(name: str) -> nn.Module:
-    """`wrn_{depth}_{width}`, `resnet{depth}` or `resnet{depth}x4`, for ten classes.
+    """Creates `wrn_{depth}_{width}`, `resnet{depth}` or `resnet{depth}x4` with ten classes.
 
     Raises:
-      UserError: if it is none of these.
+      UserError: if the name is none of these.
     """
     if match := re.fullmatch(r"wrn_(\d+)_(\d+)", name):
         return wide_resnet(int(match[1]), int(match[2]))
     if match := re.fullmatch(r"resnet(\d+)(x4)?", name):
         return resnet(int(match[1]), (32, 64, 128, 256) if match[2] else (16, 16, 32, 64))
-    raise UserError(f"the opponent knows wrn_*_*, resnet* and resnet*x4, not {name!r}")
+    raise UserError(f"unknown network {name!r}: choose from wrn_*_*, resnet*, resnet*x4")
 
 
 def wide_resnet(depth: int, width: int) -> nn.Module:
-    """Of kdjax.models.wide_resnet; classifies into ten."""
+    """The network of kdjax.models.wide_resnet, with ten classes."""
     blocks = (depth - 4) // 6
 
     class Block(nn.Module):
@@ -52,7 +52,7 @@ def wide_resnet(depth: int, width: int) -> nn.Module:
 
 
 def resnet(depth: int, widths: tuple[int, int, int, int]) -> nn.Module:
-    """Of kdjax.models.resnet, in three stages; classifies into ten."""
+    """The three-stage network of kdjax.models.resnet, with ten classes."""
 
     def conv_norm(inputs, outputs, kernel, stride):
         conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)

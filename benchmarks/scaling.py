@@ -1,11 +1,11 @@
-"""How images a second and memory grow with batch size, devices, depth and width.
+"""Throughput and memory against batch size, number of devices, depth and width.
 
     python -m benchmarks.scaling [--what=batch_size,devices,depth,width] [--markdown]
 
-KD of `wrn_16_2` to `wrn_16_1` in batches of 128 where nothing else is said, of depth
-and width each network to itself; each line is
-`benchmarks.throughput` in a process of its own. One that fails, as with more devices than there
-are, says why and is left out. The last line is one JSON object.
+KD from `wrn_16_2` to `wrn_16_1` in batches of 128 unless varied; for depth and width, KD from
+each network to itself. Each line is `benchmarks.throughput` in a process of its own. If one
+fails, for example because there are not enough devices, its error is printed and the line is
+omitted. The last line of the output is one JSON object.
 """
 
 import json
@@ -18,8 +18,8 @@ from experiments import cli
 from kdjax.types import UserError
 
 _WHAT = flags.DEFINE_list("what", ["batch_size", "devices", "depth", "width"], "What to vary.")
-_STEPS = flags.DEFINE_integer("scaling_steps", 5, "Steps a repetition; three repetitions.")
-_MARKDOWN = flags.DEFINE_bool("markdown", False, "Print a table for a document.")
+_STEPS = flags.DEFINE_integer("scaling_steps", 5, "Steps per repetition; there are three.")
+_MARKDOWN = flags.DEFINE_bool("markdown", False, "Print a Markdown table.")
 
 _BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
 _DEVICES = (1, 2, 4)
@@ -28,7 +28,7 @@ _WIDTHS = ("wrn_16_1", "wrn_16_2", "wrn_16_4")
 
 
 def _lines(what: str) -> list[tuple[str, list[str]]]:
-    """What is varied, and the flags of `benchmarks.throughput`."""
+    """Labels of the lines and their flags of `benchmarks.throughput`."""
     if what == "batch_size":
         return [(f"batch {b}", [f"--batch_size={b}"]) for b in _BATCH_SIZES]
     if what == "devices":
@@ -40,7 +40,7 @@ def _lines(what: str) -> list[tuple[str, list[str]]]:
 
 
 def main() -> None:
-    """Measures line by line and prints as it goes."""
+    """Measures and prints line by line."""
     lines = [line for what in _WHAT.value for line in _lines(what)]
     titles = ("", "images/s", "share of matmul", "host peak MB", "device temporary MB")
     if _MARKDOWN.value:

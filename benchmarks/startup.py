@@ -1,10 +1,11 @@
-"""Seconds from the command to the first step, with and without compiled programs in the cache.
+"""Time from the command to the first step, with a cold and a warm compilation cache.
 
     python -m benchmarks.startup [--config_file=configs/function_matching.py]
     python -m benchmarks.startup --config_file=configs/train.py:wrn_40_2
 
-Starts the command in an empty folder, waits for its first logged step, kills it, and does
-so again with the cache that the first left. The last line is one JSON object.
+Starts the command in an empty folder, waits for its first logged step and kills it, then
+repeats this with the cache that the first run has filled. Times are in seconds. The last line
+of the output is one JSON object.
 """
 
 import json
@@ -20,13 +21,13 @@ from absl import flags
 from experiments import cli
 from kdjax.types import UserError
 
-_CONFIG = flags.DEFINE_string("config_file", "configs/function_matching.py", "What to start.")
+_CONFIG = flags.DEFINE_string("config_file", "configs/function_matching.py", "The config to start.")
 
 
 def _seconds(command: list[str], cache: Path, until: str) -> float:
-    """How long a command takes until it prints a line that contains `until`."""
+    """Seconds until a command prints a line that contains `until`."""
     start = time.perf_counter()
-    # The command decides about its host itself.
+    # The command configures its host itself.
     environment = os.environ | {
         "XLA_FLAGS": "", "XDG_CACHE_HOME": str(cache), "PYTHONUNBUFFERED": "1"
     }  # fmt: skip
@@ -45,7 +46,7 @@ def _seconds(command: list[str], cache: Path, until: str) -> float:
 
 
 def main() -> None:
-    """Measures import, a cold and a warm start."""
+    """Measures the import, a cold start and a warm start."""
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"
         results = {

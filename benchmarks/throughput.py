@@ -1,25 +1,25 @@
-"""Images a second of the real train step, on the device at hand.
+"""Throughput of the train step on the available devices.
 
     python -m benchmarks.throughput --teacher=wrn_16_2 --student=wrn_16_1 \\
         --batch_size=128 --steps=20
 
-Steps alone: data resident on the device, crop and flip inside the step, SGD, synchronised
-batch norm; no evaluation, no checkpoints. Methods have their usual weights and arguments.
-`--seeds=3` trains three students in one program, whose images are added up. The last line is
-one JSON object, in which
+Measures steps only: data resident on the device, crop and flip inside the step, SGD,
+synchronised batch norm; no evaluation and no checkpoints. Methods have their usual weights and
+arguments. `--seeds=3` trains three students in one program and counts the images of all. The
+last line of the output is one JSON object, in which
 
-- `step_temporary_bytes` is what XLA sets aside for a step on one device, beside its inputs
-  and outputs;
-- `step_flop` counts the networks' multiplications and additions by their definition: the
-  teacher's forward pass, once where seeds share it, and three times each student's (its
-  gradients by activations and by weights cost as much each);
-- `matmul_flop_per_second` is what all devices together reach in float32 (or bfloat16) products
-  of 2048 x 2048 matrices in this process, and `share_of_matmul` how much of that the step
-  reaches: at 1 it would be at the floor that arithmetic sets, but for convolutions that are
-  computed with fewer multiplications than they are defined with;
-- `fewest_bytes` is the least that a step moves if every convolution's output is written and
-  read once in the forward pass, the student's read once more and its gradient written and
-  read once in the backward pass, and all else stays on the chip.
+- `step_temporary_bytes` is the memory that XLA allocates for a step on one device, in addition
+  to its inputs and outputs;
+- `step_flop` counts the multiplications and additions by which the networks are defined: the
+  teacher's forward pass (once if seeds share it) and three times each student's, since the
+  gradients with respect to activations and to weights cost as much each;
+- `matmul_flop_per_second` is the speed of all devices together on float32 (or bfloat16) products
+  of 2048 x 2048 matrices in this process, and `share_of_matmul` the fraction of it that the step
+  reaches. At 1 the step would be limited by arithmetic alone; fast convolution algorithms, which
+  need fewer multiplications than the definition, can exceed it;
+- `fewest_bytes` is the least memory traffic of a step, if every convolution's output is written
+  and read once in the forward pass, the student's is read once more and its gradient written
+  and read once in the backward pass, and everything else stays on the chip.
 """
 
 import json
@@ -38,17 +38,17 @@ from experiments import cli
 _TEACHER = flags.DEFINE_string("teacher", "wrn_16_2", "Model, or empty for none.")
 _STUDENT = flags.DEFINE_string("student", "wrn_16_1", "Model.")
 _METHODS = flags.DEFINE_string("methods", "kd", "Methods joined by +.")
-_BATCH = flags.DEFINE_integer("batch_size", 128, "Images a step.")
-_STEPS = flags.DEFINE_integer("steps", 20, "Steps a repetition.")
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Repetitions after a first; their median counts.")
+_BATCH = flags.DEFINE_integer("batch_size", 128, "Images per step.")
+_STEPS = flags.DEFINE_integer("steps", 20, "Steps per repetition.")
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Repetitions after a warm-up; their median counts.")
 _DTYPE = flags.DEFINE_string("dtype", "float32", "float32 or bfloat16.")
 _SIZE = flags.DEFINE_integer("image_size", 32, "Side of the images.")
 _CLASSES = flags.DEFINE_integer("num_classes", 10, "Classes.")
 _PER_CALL = flags.DEFINE_integer("steps_per_call", 0, "0: the platform's default.")
-_DEVICES = flags.DEFINE_integer("devices", 0, "At most; 0 for all.")
+_DEVICES = flags.DEFINE_integer("devices", 0, "Devices to use at most; 0 for all.")
 _SYNC = flags.DEFINE_bool("sync_batch_norm", True, "Synchronise batch norm over devices.")
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Students trained together.")
-_SHARE = flags.DEFINE_bool("share_views", False, "They see the same, and the teacher looks once.")
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Students trained in one program.")
+_SHARE = flags.DEFINE_bool("share_views", False, "Show all seeds the same views.")
 
 
 def _matmul_flop_per_second(devices: Any, dtype: str) -> float:
@@ -76,6 +76,7 @@ def main() -> None:
     from experiments import models, networks, phase
     from kdjax import optimizers, parallel, train
     from kdjax.data import batches, views
+    from kdjax.types import TeacherInputs
 
     size, k, b = _SIZE.value, _CLASSES.value, _BATCH.value
     devices = parallel.Devices.dividing(b, _DEVICES.value)
@@ -122,7 +123,8 @@ def main() -> None:
     streams = range(1) if _SHARE.value else seeds
     states = tuple(init(jax.random.key(seed), variables) for seed in seeds)
     keys = tuple(jax.random.key(100 + seed) for seed in streams)
-    states, variables, data, keys = devices.replicate((states, (variables,), data, keys))
+    teacher_inputs = (TeacherInputs(variables),)
+    states, teacher_inputs, data, keys = devices.replicate((states, teacher_inputs, data, keys))
     per_call = _PER_CALL.value or parallel.default_steps_per_call()
     calls = max(1, _STEPS.value // per_call)
 
@@ -132,17 +134,17 @@ def main() -> None:
         return tuple({"index": devices.shard(index, axis=1)} for index in indices)
 
     start = time.perf_counter()
-    step = step.lower(states, variables, data, batch(0), keys).compile()
+    step = step.lower(states, teacher_inputs, data, batch(0), keys).compile()
     compile_seconds = time.perf_counter() - start
     memory = step.memory_analysis()
     speeds = []
-    # The first repetition is not counted: until the process has all the memory that it needs,
-    # and that takes dozens of steps, pages of it are handed out while it computes.
+    # The first repetition does not count: for dozens of steps, until the process has all the
+    # memory that it needs, pages are still being allocated.
     for counts in turns.repetitions(_REPEATS.value):
         start = time.perf_counter()
         for call in range(calls):
-            states, metrics = step(states, variables, data, batch(call), keys)
-            parallel.settle(metrics)
+            states, metrics = step(states, teacher_inputs, data, batch(call), keys)
+            parallel.wait_on_cpu(metrics)
         jax.block_until_ready(metrics)
         images = calls * per_call * b * len(seeds)
         if counts:

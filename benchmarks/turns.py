@@ -1,8 +1,8 @@
-"""Processes that are compared: each stays alive, and they take turns.
+"""Compares processes by letting them measure in turns.
 
-A shared machine drifts by half within seconds: what is measured one after the other is
-measured on two machines. Here each process starts once, waits for a line on its standard
-input, measures for about a second, prints one number, and waits again.
+The speed of a shared machine can change by half within seconds, so measurements made one after
+the other are not comparable. Here each process is started once, waits for a line on its
+standard input, measures for about a second, prints one number, and waits again.
 """
 
 import contextlib
@@ -18,21 +18,21 @@ from absl import flags
 
 from kdjax.types import UserError
 
-_TURNS = flags.DEFINE_integer("turns", 20, "Turns that count.", lower_bound=2)
-_WARM = flags.DEFINE_integer("warm_turns", 5, "Turns before those, which do not.", lower_bound=1)
-_SERVE = flags.DEFINE_bool("serve", False, "For the benchmarks' own use: measure once a line.")
+_TURNS = flags.DEFINE_integer("turns", 20, "Turns to measure.", lower_bound=2)
+_WARM = flags.DEFINE_integer("warm_turns", 5, "Turns to discard before those.", lower_bound=1)
+_SERVE = flags.DEFINE_bool("serve", False, "Internal: measure once per line of standard input.")
 
-# Between turns, so that threads that spin while they wait have gone to sleep.
-_PAUSE = 0.2  # seconds
-# They share a GPU's memory, which by default the first takes for itself.
+# Seconds between turns, after which spinning threads have gone to sleep.
+_PAUSE = 0.2
+# Processes share a GPU's memory, which the first would otherwise allocate for itself.
 _TOGETHER = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def repetitions(count: int) -> Iterator[bool]:
-    """In the process that is measured: for every repetition, whether it counts.
+    """Yields, for every repetition of the process being measured, whether it counts.
 
-    Of `count` + 1 all but the first, which warms up; where others take turns, one a line of
-    standard input.
+    There are `count` + 1 repetitions, of which the first is a warm-up. If several processes
+    take turns, there is one repetition per line of standard input, and all of them count.
     """
     if not _SERVE.value:
         yield from (i > 0 for i in range(count + 1))
@@ -42,10 +42,10 @@ def repetitions(count: int) -> Iterator[bool]:
 
 
 def last_line(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
-    """What a benchmark prints last, in a process of its own.
+    """Runs a benchmark in a process of its own and returns the last line it prints.
 
     Raises:
-      UserError: if it fails; why, it has said on standard error.
+      UserError: if it fails, with the reason on its standard error.
     """
     process = _Process(command, environment)
     try:
@@ -58,18 +58,18 @@ def take(
     commands: Mapping[str, Sequence[str]],
     environments: Mapping[str, Mapping[str, str]] | None = None,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Runs every command as a process, in turns.
+    """Runs commands as processes that measure in turns.
 
     Args:
-      commands: by name, what follows `python -m`: benchmarks that print one line for each of
-        their `repetitions`, which begins with a number.
-      environments: what is set for some of them.
+      commands: arguments of `python -m` by name. Each is a benchmark that prints one line,
+        beginning with a number, for each of its `repetitions`.
+      environments: additional environment variables by name.
 
     Returns:
-      The numbers of each, as many as there are turns, and what each printed last.
+      The numbers of each command, one per turn, and the last line of each.
 
     Raises:
-      UserError: if one fails.
+      UserError: if a command fails.
     """
     processes: dict[str, _Process] = {}
     numbers: dict[str, list[float]] = {name: [] for name in commands}
@@ -90,9 +90,9 @@ def take(
 
 
 def report(numbers: Mapping[str, Sequence[float]], unit: str, digits: int = 0) -> dict[str, float]:
-    """Prints the median and quartiles of each; returns how the first compares with the others.
+    """Prints median and quartiles of each; returns the ratios of the first to the others.
 
-    That is the median of the quotients of one turn, `FIRST_over_NAME`.
+    A ratio, `FIRST_over_NAME`, is the median over turns of the quotient within a turn.
     """
     first = next(iter(numbers))
     ratios = {}
@@ -108,7 +108,7 @@ def report(numbers: Mapping[str, Sequence[float]], unit: str, digits: int = 0) -
 
 
 class _Process:
-    """`python -m command`, which decides about its host itself, as a user's run would."""
+    """`python -m command`, which configures its host itself, as a user's run does."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None):
         self._command = " ".join(command)
@@ -119,10 +119,10 @@ class _Process:
         )  # fmt: skip
 
     def turn(self) -> float:
-        """Lets it measure once."""
+        """Measures once."""
         assert self._process.stdin
         assert self._process.stdout
-        # One that has failed reads nothing; then there is no line to be read either.
+        # A process that has failed reads nothing, and then prints no line either.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write("\n")
             self._process.stdin.flush()
@@ -132,7 +132,7 @@ class _Process:
         return float(line.split()[0].replace(",", ""))
 
     def last_line(self) -> str:
-        """Lets it come to its end."""
+        """Waits for the end of the process and returns the last line it printed."""
         output, _ = self._process.communicate()
         if self._process.returncode:
             self._fail()

@@ -1,15 +1,15 @@
-"""kdjax beside PyTorch: the same KD step on the same cores, taken in turns.
+"""kdjax against PyTorch: the same KD step on the same cores, measured in turns.
 
     python -m benchmarks.vs_pytorch --teacher=wrn_16_2 --student=wrn_16_1
 
-The opponent does the same work: the same networks (`wrn_*`, `resnet*` of three stages), data
-resident on the device, random crop and flip, KD and cross-entropy, SGD with momentum and
-weight decay. `--opponents` says how it is run: as it comes (`eager`), with channels last
-(`channels_last`), that with bfloat16 autocast (`bfloat16`), or that compiled (`compile`;
-`graphs` with CUDA graphs where there is a GPU). On a CPU it has as many threads as there are
-cores, and, with `--allocator`, the allocator settings that kdjax uses. Each is a process
-of its own, and they take turns, because a shared machine drifts. Needs the extra `torch`.
-The last line is one JSON object.
+The PyTorch baselines do the same work: the same networks (`wrn_*`, three-stage `resnet*`), data
+resident on the device, random crop and flip, KD and cross-entropy, SGD with momentum and weight
+decay. `--opponents` selects them: PyTorch's defaults (`eager`), channels last
+(`channels_last`), channels last with bfloat16 autocast (`bfloat16`), and channels last compiled
+(`compile`; `graphs` uses CUDA graphs on a GPU). On a CPU they use one thread per core and, with
+`--allocator`, kdjax's allocator settings. Each runs in a process of its own, in turns, because
+the speed of a shared machine drifts. Requires the extra `torch`. The last line of the output is
+one JSON object.
 """
 
 import json
@@ -23,15 +23,15 @@ from experiments import cli
 from kdjax.types import UserError
 
 TEACHER = flags.DEFINE_string("teacher", "wrn_16_2", "A Wide ResNet or ResNet.")
-STUDENT = flags.DEFINE_string("student", "wrn_16_1", "Likewise.")
-_BATCH = flags.DEFINE_integer("batch_size", 128, "Images a step.")
-_STEPS = flags.DEFINE_integer("steps", 5, "Steps a turn.")
-_ALLOCATOR = flags.DEFINE_bool("allocator", False, "Give PyTorch kdjax's allocator settings too.")
-_DTYPE = flags.DEFINE_string("dtype", "float32", "Of kdjax: float32 or bfloat16.")
-CHOSEN = flags.DEFINE_list("opponents", ["eager", "channels_last"], "Who takes turns with kdjax.")
-_OPPONENT = flags.DEFINE_string("opponent", "", "For the script's own use.")
+STUDENT = flags.DEFINE_string("student", "wrn_16_1", "A Wide ResNet or ResNet.")
+_BATCH = flags.DEFINE_integer("batch_size", 128, "Images per step.")
+_STEPS = flags.DEFINE_integer("steps", 5, "Steps per turn.")
+_ALLOCATOR = flags.DEFINE_bool("allocator", False, "Give PyTorch kdjax's allocator settings.")
+_DTYPE = flags.DEFINE_string("dtype", "float32", "Type of kdjax: float32 or bfloat16.")
+CHOSEN = flags.DEFINE_list("opponents", ["eager", "channels_last"], "Baselines to compare with.")
+_OPPONENT = flags.DEFINE_string("opponent", "", "Internal: the baseline to measure.")
 
-# What every process of a comparison is told.
+# Flags that all processes of a comparison share.
 SAME = (TEACHER, STUDENT, _BATCH, _STEPS)
 _OPPONENTS = ("eager", "channels_last", "bfloat16", "compile", "graphs")
 _MALLOC = {
@@ -42,7 +42,7 @@ _MALLOC = {
 
 
 def _run_opponent(kind: str) -> None:
-    """Times PyTorch and prints images a second."""
+    """Measures PyTorch and prints images per second."""
     import torch
     import torch.nn.functional as F
 
@@ -99,14 +99,14 @@ def _run_opponent(kind: str) -> None:
         start = time.perf_counter()
         for _ in range(_STEPS.value):
             loss = step()
-        loss.item()  # A number on the host is what waits for the device.
+        loss.item()  # Waits for the device.
         if counts:
             speed = _STEPS.value * b / (time.perf_counter() - start)
             print(f"{speed:,.1f} images/s", flush=True)
 
 
 def main() -> None:
-    """Takes turns and prints the table."""
+    """Measures in turns and prints the table."""
     if _OPPONENT.value:
         _run_opponent(_OPPONENT.value)
         return

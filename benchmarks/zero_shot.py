@@ -1,12 +1,13 @@
-"""Pseudo-batches a second of transfer without data, and of the same loop in PyTorch.
+"""Throughput of data-free transfer in kdjax and in PyTorch, in pseudo-batches per second.
 
     python -m benchmarks.zero_shot --teacher=wrn_16_2 --student=wrn_16_1
 
-A pseudo-batch is one update of the generator and `--student_steps` of the student, with
-attention transfer, on images of `--image_size`. The opponent does the same: the same
-networks, generator, losses, Adam and clipping, on as many threads as there are cores, as
-it comes (`eager`) and with channels last. They take turns, each in a process of its own.
-Needs the extra `torch`; `--opponents=` measures kdjax alone. The last line is one JSON object.
+A pseudo-batch is one update of the generator and `--student_steps` updates of the student, with
+attention transfer, on images of `--image_size`. The PyTorch baselines use the same networks,
+generator, losses, Adam and clipping on one thread per core, with PyTorch's defaults (`eager`)
+and with channels last (`channels_last`). Each runs in a process of its own, in turns. Requires
+the extra `torch`; `--opponents=` measures kdjax alone. The last line of the output is one JSON
+object.
 """
 
 import json
@@ -19,11 +20,11 @@ from benchmarks import turns, vs_pytorch
 from experiments import cli
 from kdjax.types import UserError
 
-_BATCH = flags.DEFINE_integer("latents", 128, "Latents a pseudo-batch.")
+_BATCH = flags.DEFINE_integer("latents", 128, "Latents per pseudo-batch.")
 _SIZE = flags.DEFINE_integer("image_size", 32, "Side of the images, a multiple of 4.")
-_STUDENT_STEPS = flags.DEFINE_integer("student_steps", 10, "n_S.")
-_REPETITIONS = flags.DEFINE_integer("pseudo_batches", 1, "A turn.")
-_WHO = flags.DEFINE_string("who", "", "For the script's own use.")
+_STUDENT_STEPS = flags.DEFINE_integer("student_steps", 10, "Student updates per pseudo-batch, n_S.")
+_REPETITIONS = flags.DEFINE_integer("pseudo_batches", 1, "Pseudo-batches per turn.")
+_WHO = flags.DEFINE_string("who", "", "Internal: what to measure.")
 
 _OPPONENTS = ("eager", "channels_last")
 
@@ -39,14 +40,14 @@ def _run_kdjax() -> None:
     what = dict(num_classes=10, in_channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
     student = networks.create(vs_pytorch.STUDENT.value, **what, axis_name=parallel.AXIS)
     teacher = networks.create(vs_pytorch.TEACHER.value, **what)
-    # Of the schedule: more than a comparison makes.
+    # Length of the schedule, more than a comparison makes.
     steps = 100_000
     kind = work.data_free(
         work.Settings(student_steps=(_STUDENT_STEPS.value,)), student=student, teachers=[teacher],
         distiller=distillers.weighted_sum(at=(250.0, distillers.create("at"))),
-        optimizer={"name": "adam", "learning_rate": 2e-3, "clip": 5.0},
-        schedule=lambda peak: schedules.create(
-            "cosine", peak, total_steps=steps, steps_per_epoch=1
+        optimizer={"name": "adam", "learning_rate": 2e-3, "grad_clip_norm": 5.0},
+        schedule=lambda peak_value: schedules.create(
+            "cosine", peak_value, total_steps=steps, steps_per_epoch=1
         ),
         image_shape=(side, side, 3), num_classes=10, batch_size=b, steps=steps, devices=devices,
     )  # fmt: skip
@@ -103,7 +104,7 @@ def _run_opponent(kind: str) -> None:
     generator_adam = torch.optim.Adam(generator.parameters(), 1e-3)
 
     def outputs(network, x):
-        """Logits and the raw outputs of the three stages."""
+        """Logits and the outputs of the three stages before their activations."""
         taps = []
         for i, layer in enumerate(network):
             x = layer(x)
@@ -145,7 +146,7 @@ def _run_opponent(kind: str) -> None:
 
 
 def main() -> None:
-    """Takes turns and prints the table."""
+    """Measures in turns and prints the table."""
     if _WHO.value == "kdjax":
         _run_kdjax()
     elif _WHO.value:
@@ -155,10 +156,17 @@ def main() -> None:
     for kind in vs_pytorch.CHOSEN.value:
         if kind not in _OPPONENTS:
             raise UserError(f"unknown opponent {kind!r}: choose from {', '.join(_OPPONENTS)}")
-    own = (_BATCH, _SIZE, _STUDENT_STEPS, _REPETITIONS, vs_pytorch.TEACHER, vs_pytorch.STUDENT)
-    same = [f"--{flag.name}={flag.value}" for flag in own]
-    everyone = ("kdjax", *vs_pytorch.CHOSEN.value)
-    commands = {who: ["benchmarks.zero_shot", *same, f"--who={who}"] for who in everyone}
+    shared = (
+        _BATCH,
+        _SIZE,
+        _STUDENT_STEPS,
+        _REPETITIONS,
+        vs_pytorch.TEACHER,
+        vs_pytorch.STUDENT,
+    )
+    same = [f"--{flag.name}={flag.value}" for flag in shared]
+    contenders = ("kdjax", *vs_pytorch.CHOSEN.value)
+    commands = {who: ["benchmarks.zero_shot", *same, f"--who={who}"] for who in contenders}
     numbers, _ = turns.take(commands)
     ratios = turns.report(numbers, "pseudo-batches/s", digits=3)
     print(json.dumps({"pseudo_batches_per_second": numbers, **ratios}))

@@ -1,9 +1,8 @@
-"""Checkpoints by Orbax: asynchronous, checked, the last and the best.
+"""Checkpoints written asynchronously with Orbax and verified by a checksum.
 
-A checkpoint holds a tree of arrays under the tree's own paths, and a small
-dictionary beside it. Arrays are stored from host memory, so that a run may go on
-with another number of devices, and with a checksum, because Orbax loads some
-damaged array files without a word.
+A checkpoint holds the arrays of a tree by their path in the tree, and a small dictionary of
+JSON values. Arrays are stored from host memory, so that a run can be resumed on another number
+of devices. The checksum is needed because Orbax loads some damaged array files without error.
 """
 
 import copy
@@ -24,23 +23,23 @@ _TRASH = "_trash"
 
 
 class Checkpoints:
-    """The checkpoints of one phase, in one folder."""
+    """The checkpoints of one training run, in one folder: the last two and the best."""
 
     def __init__(self, folder: str | Path, *, keep_best: bool = False, read_only: bool = False):
-        """Opens a folder, making it unless `read_only`.
+        """Opens a folder, and creates it unless `read_only`.
 
         Args:
-          folder: where they are.
-          keep_best: keep the one saved with the highest `score` beside the last.
-          read_only: only restore; leaves the folder as it is.
+          folder: the folder of the checkpoints.
+          keep_best: also keep the checkpoint with the highest `score`.
+          read_only: only restore, without any change to the folder.
 
         Raises:
-          UserError: if the folder cannot be read as checkpoints.
+          UserError: if the checkpoints in the folder are corrupt.
         """
         self._folder = Path(folder).absolute()
         self._keep_best = keep_best
         if not read_only:
-            # What an interrupted deletion left behind.
+            # Left behind by an interrupted deletion.
             shutil.rmtree(self._folder / _TRASH, ignore_errors=True)
         policies: list[Any] = [checkpoint_managers.LatestN(2)]
         best: dict[str, Any] = {}
@@ -64,7 +63,7 @@ class Checkpoints:
         try:
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         except Exception as error:
-            # A garbled metrics file breaks the manager in whatever way JSON breaks.
+            # A garbled metrics file can raise any exception that parsing JSON can raise.
             raise UserError(
                 f"corrupt checkpoints in {str(folder)!r}: {first_line(error)}"
             ) from None
@@ -72,17 +71,23 @@ class Checkpoints:
     def save(
         self, step: int, tree: PyTree, extra: dict[str, Any], score: float | None = None
     ) -> None:
-        """Starts writing `tree` and `extra` (plain JSON) as of `step`; returns before it is done.
+        """Starts writing a checkpoint in the background.
 
-        A step that is there already is left as it is.
+        If there is a checkpoint of this step already, it is left unchanged.
+
+        Args:
+          step: number of the step; greater than those saved so far.
+          tree: a pytree of arrays, copied before this returns.
+          extra: JSON values, copied before this returns.
+          score: for `keep_best`.
 
         Raises:
-          UserError: if this or the save before it could not be written.
+          UserError: if this or the previous checkpoint cannot be written.
         """
         if step in self._manager.all_steps():
             return
         arrays = flatten(jax.device_get(tree))
-        # It is written in the background, when the caller may have changed what it gave.
+        # A copy, since the caller may change it while it is written in the background.
         extra = copy.deepcopy(extra)
         try:
             saved = self._manager.save(
@@ -94,7 +99,7 @@ class Checkpoints:
                 metrics=None if score is None else {"score": score},
             )
         except Exception as error:
-            # A save also reports what became of the one before it, such as a full disk.
+            # A save also raises the errors of the previous one, such as a full disk.
             raise UserError(
                 f"cannot write checkpoints to {str(self._folder)!r}: {first_line(error)}"
             ) from None
@@ -102,19 +107,22 @@ class Checkpoints:
             raise UserError(f"cannot save step {step} in {str(self._folder)!r}: newer ones exist")
 
     def steps(self) -> list[int]:
-        """The steps that can be restored, ascending."""
+        """The steps that can be restored, in ascending order."""
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The step with the highest score, or None where no scores are kept."""
-        # Without scores, Orbax's own best is the latest.
+        """The step with the highest score, or None without `keep_best`."""
+        # Without scores, Orbax returns the latest step as the best.
         return self._manager.best_step() if self._keep_best else None
 
     def read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """The arrays saved at `step` by their path in the tree, and the extras.
+        """Reads a checkpoint without knowing its structure.
+
+        Returns:
+          The arrays by their path in the tree, and the extras.
 
         Raises:
-          UserError: if it is damaged or not there.
+          UserError: if the checkpoint is damaged or does not exist.
         """
         where = self._name(step)
         try:
@@ -127,17 +135,24 @@ class Checkpoints:
             arrays = {key: np.asarray(value) for key, value in restored.state.items()}
             extra = dict(restored.extra)
         except Exception as error:
-            # Damage shows in many exception types; all mean the same to the user.
+            # A damaged file can raise many exception types; all mean the same to the user.
             raise UserError(f"corrupt {where}: {first_line(error)}") from None
         if extra.pop("crc32", None) != _checksum(arrays, extra):
             raise UserError(f"corrupt {where}: its checksum does not match")
         return arrays, extra
 
     def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """The tree saved at `step`, as NumPy arrays in the structure of `like`, and the extras.
+        """Restores a checkpoint.
+
+        Args:
+          step: one of `steps()`.
+          like: a tree with the structure, shapes and types of the one saved.
+
+        Returns:
+          The tree, as NumPy arrays in the structure of `like`, and the extras.
 
         Raises:
-          UserError: if it is damaged, or of another structure or shape than `like`.
+          UserError: if the checkpoint is damaged, or does not match `like`.
         """
         arrays, extra = self.read(step)
         return unflatten(arrays, like, self._name(step)), extra
@@ -146,14 +161,14 @@ class Checkpoints:
         return f"checkpoint {step} in {str(self._folder)!r}"
 
     def delete(self, step: int) -> None:
-        """Removes a checkpoint, so that its step can be saved again."""
+        """Deletes a checkpoint, so that its step can be saved again."""
         self._manager.delete(step)
 
     def wait(self) -> None:
-        """Returns when everything saved is on disk.
+        """Waits until all checkpoints are written.
 
         Raises:
-          UserError: if it could not be written (a full disk, for one).
+          UserError: if one cannot be written (because the disk is full, for example).
         """
         try:
             self._manager.wait_until_finished()
@@ -163,7 +178,7 @@ class Checkpoints:
             ) from None
 
     def close(self) -> None:
-        """Waits, and ends the manager's threads."""
+        """Waits until all checkpoints are written and stops the background threads."""
         self.wait()
         self._manager.close()
 
@@ -175,15 +190,15 @@ def flatten(tree: PyTree) -> dict[str, Any]:
 
 
 def unflatten(arrays: dict[str, np.ndarray], like: PyTree, where: str) -> PyTree:
-    """The inverse of `flatten`, given the tree's structure, shapes and types.
+    """The inverse of `flatten`.
 
     Args:
-      arrays: by path.
-      like: a tree of anything with `shape` and `dtype`.
-      where: what the arrays are, for the error.
+      arrays: arrays by path.
+      like: a tree with the expected structure, whose leaves have a `shape` and a `dtype`.
+      where: description of the arrays, for the error message.
 
     Raises:
-      UserError: if the paths, shapes or types differ.
+      UserError: if paths, shapes or types do not match those of `like`.
     """
     expected = {key: (tuple(x.shape), str(x.dtype)) for key, x in flatten(like).items()}
     found = {key: (x.shape, str(x.dtype)) for key, x in arrays.items()}

@@ -1,8 +1,7 @@
-"""Numbers that describe predictions: scalars over all the examples they are given.
+"""Metrics of predictions: float32 scalars, exact means over all given examples.
 
-They take logits [n, k] (float) and labels [n] (int), or two sets of logits, and
-are exact means over the n examples, so evaluate them on a whole split rather
-than averaging them over batches.
+Arguments are logits [n, k] (float) and labels [n] (int), or two sets of logits. Evaluate
+metrics on a whole split instead of averaging them over batches.
 """
 
 import jax
@@ -12,16 +11,16 @@ from kdjax.types import Array
 
 
 def top_k(logits: Array, labels: Array, k: int) -> Array:
-    """Fraction of examples whose label is among the k largest logits.
+    """Top-k accuracy: fraction of examples whose label is among the k largest logits, in [0, 1].
 
-    With fewer than k classes this is 1. Ties go to the class with the lower index.
+    With fewer than k classes it is 1. Ties are resolved in favour of the lower class index.
     """
     _, best = jax.lax.top_k(logits, min(k, logits.shape[-1]))
     return jnp.mean(jnp.any(best == labels[:, None], axis=-1), dtype=jnp.float32)
 
 
 def accuracy(logits: Array, labels: Array) -> Array:
-    """Fraction of examples whose largest logit is the label's."""
+    """Top-1 accuracy: fraction of examples whose largest logit is that of the label, in [0, 1]."""
     return jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
 
 
@@ -34,22 +33,22 @@ def nll(logits: Array, labels: Array) -> Array:
 def ece(logits: Array, labels: Array, bins: int = 15) -> Array:
     """Expected calibration error (Guo et al. 2017, eq. 3), in [0, 1].
 
-    The largest probability is the confidence; examples fall into `bins` equal
-    intervals (a, b] of it, and the gaps between mean confidence and accuracy are
-    averaged with the share of the examples in each interval.
+    The confidence of a prediction is its largest probability. Examples are binned by it into
+    `bins` intervals (a, b] of equal width. The result is the absolute difference between mean
+    confidence and accuracy within each bin, averaged with the bins' fractions of the examples.
     """
     p = jax.nn.softmax(logits.astype(jnp.float32))
     confidence = jnp.max(p, axis=-1)
     correct = (jnp.argmax(p, axis=-1) == labels).astype(jnp.float32)
-    which = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
-    gap = jax.ops.segment_sum(confidence - correct, which, num_segments=bins)
+    bin_index = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
+    gap = jax.ops.segment_sum(confidence - correct, bin_index, num_segments=bins)
     return jnp.sum(jnp.abs(gap)) / logits.shape[0]
 
 
 def agreement(logits: Array, other_logits: Array) -> Array:
-    """Average top-1 agreement (Stanton et al. 2021, section 3.1): a share in [0, 1]."""
-    same = jnp.argmax(logits, -1) == jnp.argmax(other_logits, -1)
-    return jnp.mean(same, dtype=jnp.float32)
+    """Average top-1 agreement (Stanton et al. 2021, section 3.1): a fraction in [0, 1]."""
+    agrees = jnp.argmax(logits, -1) == jnp.argmax(other_logits, -1)
+    return jnp.mean(agrees, dtype=jnp.float32)
 
 
 def predictive_kl(student_logits: Array, teacher_logits: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Objects of the user's own by reference: `package.module:name`."""
+"""References to objects outside kdjax: `package.module:name`."""
 
 import importlib
 import re
@@ -19,16 +19,16 @@ def resolve(reference: str, kind: str) -> Any:
 
     Args:
       reference: `package.module:name`; the module must be importable.
-      kind: what the object is meant to be, for the error: `method`, `model` or `data set`.
+      kind: the kind of object, for the error message: `method`, `model` or `data set`.
 
     Raises:
-      UserError: if the module cannot be imported or has no such name.
+      UserError: if the module cannot be imported or does not define the name.
     """
     module_name, _, name = reference.partition(":")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        # A user's module may fail in any way while it is imported.
+        # A user's module can raise any exception when it is imported.
         raise UserError(
             f"cannot import {module_name!r} for {kind} {reference!r}: "
             f"{type(error).__name__}: {first_line(error)}"

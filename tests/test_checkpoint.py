@@ -52,7 +52,7 @@ def _contents(folder):
     }
 
 
-def test_what_is_restored_is_what_was_saved(tmp_path):
+def test_a_restored_state_equals_the_saved_one(tmp_path):
     _save(tmp_path / "c")
     state, extra = _restore(tmp_path / "c")
     chex.assert_trees_all_equal(state, _state())
@@ -62,7 +62,7 @@ def test_what_is_restored_is_what_was_saved(tmp_path):
     assert extra == EXTRA
 
 
-def test_read_gives_arrays_by_their_path(tmp_path):
+def test_read_returns_arrays_by_path(tmp_path):
     _save(tmp_path / "c")
     stored = Checkpoints(tmp_path / "c", read_only=True)
     arrays, extra = stored.read(5)
@@ -75,7 +75,7 @@ def test_read_gives_arrays_by_their_path(tmp_path):
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
-def test_a_run_may_go_on_with_another_number_of_devices(tmp_path, before, after):
+def test_a_run_can_resume_on_another_number_of_devices(tmp_path, before, after):
     devices = parallel.Devices(jax.local_devices()[:before])
     stored = Checkpoints(tmp_path / "c")
     stored.save(5, devices.replicate(_state()), EXTRA)
@@ -86,7 +86,7 @@ def test_a_run_may_go_on_with_another_number_of_devices(tmp_path, before, after)
     chex.assert_trees_all_equal(jax.device_get(placed), jax.device_get(_state()))
 
 
-def test_saving_reads_the_state_before_it_returns(tmp_path):
+def test_save_copies_the_state_before_it_returns(tmp_path):
     stored = Checkpoints(tmp_path / "c")
     array = np.zeros(1000)
     stored.save(1, {"x": jnp.asarray(array)}, {})
@@ -96,7 +96,7 @@ def test_saving_reads_the_state_before_it_returns(tmp_path):
     np.testing.assert_array_equal(state["x"], np.zeros(1000))
 
 
-def test_saving_reads_the_extras_before_it_returns(tmp_path):
+def test_save_copies_the_extras_before_it_returns(tmp_path):
     stored = Checkpoints(tmp_path)
     extra = copy.deepcopy(EXTRA)
     stored.save(5, _state(), extra)
@@ -114,7 +114,7 @@ def test_the_last_two_are_kept(tmp_path):
     chex.assert_trees_all_equal(_restore(tmp_path / "c", 3)[0], _state(3))
 
 
-def test_the_best_is_kept_beside_the_last_two(tmp_path):
+def test_the_best_is_kept_in_addition_to_the_last_two(tmp_path):
     stored = Checkpoints(tmp_path / "c", keep_best=True)
     for step, score in ((1, 0.1), (2, 0.9), (3, 0.5), (4, 0.6), (5, 0.2)):
         stored.save(step, _state(step), EXTRA, score=score)
@@ -127,7 +127,7 @@ def test_the_best_is_kept_beside_the_last_two(tmp_path):
     again.close()
 
 
-def test_a_step_that_is_there_is_left_as_it_is(tmp_path):
+def test_saving_an_existing_step_leaves_it_unchanged(tmp_path):
     _save(tmp_path / "c")
     stored = Checkpoints(tmp_path / "c")
     stored.save(5, _state(6), {"seed": 4})
@@ -151,7 +151,7 @@ def test_a_deleted_step_can_be_saved_again(tmp_path):
     assert extra == {"seed": 4}
 
 
-def test_a_step_older_than_the_last_is_refused(tmp_path):
+def test_a_step_older_than_the_last_is_rejected(tmp_path):
     _save(tmp_path / "c", steps=(5,))
     stored = Checkpoints(tmp_path / "c")
     with pytest.raises(UserError, match=r"cannot save step 4 in .*: newer ones exist"):
@@ -159,7 +159,7 @@ def test_a_step_older_than_the_last_is_refused(tmp_path):
     stored.close()
 
 
-def test_opening_read_only_leaves_the_folder_as_it_is(tmp_path):
+def test_opening_read_only_leaves_the_folder_unchanged(tmp_path):
     folder = tmp_path / "c"
     _save(folder, steps=(4, 5))
     (folder / "_trash" / "3").mkdir(parents=True)
@@ -169,7 +169,7 @@ def test_opening_read_only_leaves_the_folder_as_it_is(tmp_path):
     assert _contents(folder) == before
 
 
-def test_what_an_interruption_left_is_no_checkpoint_and_the_trash_is_emptied(tmp_path):
+def test_remains_of_an_interruption_are_ignored_and_the_trash_is_emptied(tmp_path):
     folder = tmp_path / "c"
     _save(folder)
     (folder / "_trash" / "3").mkdir(parents=True)
@@ -189,7 +189,9 @@ def test_what_an_interruption_left_is_no_checkpoint_and_the_trash_is_emptied(tmp
         (lambda p: {"conv": p["conv"]}, "half", r"\(5,\)", "missing"),
     ],
 )
-def test_a_state_of_another_structure_is_refused_with_a_key(tmp_path, change, key, found, expected):
+def test_a_state_of_another_structure_is_rejected_naming_a_key(
+    tmp_path, change, key, found, expected
+):
     _save(tmp_path / "c")
     like = _state().replace(params=change(_state().params))
     message = (
@@ -200,7 +202,7 @@ def test_a_state_of_another_structure_is_refused_with_a_key(tmp_path, change, ke
         _restore(tmp_path / "c", like=like)
 
 
-def test_a_step_that_is_not_there_is_an_error_of_one_line(tmp_path):
+def test_a_missing_step_is_a_one_line_error(tmp_path):
     _save(tmp_path / "c")
     with pytest.raises(UserError, match="checkpoint 7 in ") as caught:
         _restore(tmp_path / "c", 7)
@@ -213,11 +215,11 @@ def _flip(path, position):
     path.write_bytes(damaged)
 
 
-def test_one_flipped_bit_in_any_file_is_noticed_or_harmless(tmp_path):
+def test_a_flipped_bit_in_any_file_is_detected_or_harmless(tmp_path):
     folder = tmp_path / "c"
     _save(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    noticed, messages = set(), []
+    detected, messages = set(), []
     for path in files:
         whole = path.read_bytes()
         for position in sorted({*range(0, len(whole), max(1, len(whole) // 6)), len(whole) - 1}):
@@ -225,20 +227,20 @@ def test_one_flipped_bit_in_any_file_is_noticed_or_harmless(tmp_path):
             try:
                 state, extra = _restore(folder)
             except UserError as error:
-                noticed.add(path)
+                detected.add(path)
                 messages.append(str(error))
             else:
                 chex.assert_trees_all_equal(state, _state())
                 assert extra == EXTRA, (path, position)
             path.write_bytes(whole)
     assert not any("\n" in message for message in messages)
-    # Damage to the numbers themselves is among what is noticed.
-    assert any(path.parent == folder / "5" / "state" / "d" for path in noticed)
-    assert any(path.parent.name == "extra" for path in noticed)
+    # Damage to the numbers themselves is among what is detected.
+    assert any(path.parent == folder / "5" / "state" / "d" for path in detected)
+    assert any(path.parent.name == "extra" for path in detected)
     chex.assert_trees_all_equal(_restore(folder)[0], _state())
 
 
-def test_every_flipped_bit_of_the_extras_is_noticed(tmp_path):
+def test_a_flipped_bit_of_the_extras_is_detected(tmp_path):
     folder = tmp_path / "c"
     _save(folder)
     (path,) = folder.glob("5/extra/metadata")
@@ -251,7 +253,7 @@ def test_every_flipped_bit_of_the_extras_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["state", "extra"])
-def test_an_emptied_file_is_noticed(tmp_path, part):
+def test_an_emptied_file_is_detected(tmp_path, part):
     folder = tmp_path / "c"
     _save(folder)
     for path in (folder / "5" / part).rglob("*"):
@@ -261,7 +263,7 @@ def test_an_emptied_file_is_noticed(tmp_path, part):
         _restore(folder)
 
 
-def test_garbled_scores_are_an_error_of_one_line(tmp_path):
+def test_garbled_scores_are_a_one_line_error(tmp_path):
     folder = tmp_path / "c"
     stored = Checkpoints(folder, keep_best=True)
     stored.save(5, _state(), EXTRA, score=0.5)

@@ -22,14 +22,14 @@ def labels():
     return np.random.default_rng(1).integers(0, 7, 64)
 
 
-def test_accuracy_is_that_of_scikit_learn(logits, labels):
+def test_accuracy_matches_scikit_learn(logits, labels):
     expected = sklearn.metrics.accuracy_score(labels, logits.argmax(-1))
     assert 0 < expected < 1
     np.testing.assert_allclose(metrics.accuracy(logits, labels), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
-def test_top_k_is_that_of_scikit_learn(logits, labels, k):
+def test_top_k_matches_scikit_learn(logits, labels, k):
     expected = sklearn.metrics.top_k_accuracy_score(labels, logits, k=k, labels=range(7))
     assert 0 < expected < 1
     np.testing.assert_allclose(metrics.top_k(logits, labels, k), expected, rtol=1e-6)
@@ -41,26 +41,26 @@ def test_top_k_is_one_with_fewer_classes_than_k():
     assert metrics.top_k(logits, jnp.array([1, 0]), 2) == 0
 
 
-def test_top_k_gives_ties_to_the_lower_class():
+def test_top_k_resolves_ties_in_favour_of_the_lower_class():
     logits = jnp.zeros((4, 4))
     assert metrics.top_k(logits, jnp.arange(4), 1) == 0.25
     assert metrics.top_k(logits, jnp.array([0, 1, 1, 2]), 2) == 0.75
 
 
-def test_a_label_of_minus_one_is_never_right(logits):
+def test_a_label_of_minus_one_is_never_predicted(logits):
     unknown = np.full(64, -1)
     assert metrics.accuracy(logits, unknown) == 0
     assert metrics.top_k(logits, unknown, 5) == 0
 
 
-def test_nll_is_the_log_loss_of_scikit_learn(logits, labels):
+def test_nll_matches_the_log_loss_of_scikit_learn(logits, labels):
     p = scipy.special.softmax(logits.astype(np.float64), axis=-1)
     expected = sklearn.metrics.log_loss(labels, p, labels=range(7))
     np.testing.assert_allclose(metrics.nll(logits, labels), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("bins", [1, 4, 15])
-def test_ece_is_that_of_a_loop_over_bins(logits, labels, bins):
+def test_ece_matches_a_loop_over_bins(logits, labels, bins):
     p = scipy.special.softmax(logits.astype(np.float64), axis=-1)
     confidence, right = p.max(-1), p.argmax(-1) == labels
     edges = np.linspace(0, 1, bins + 1)
@@ -91,7 +91,7 @@ def test_ece_counts_a_confidence_of_exactly_one():
     assert metrics.ece(logits, jnp.array([0, 0, 0, 1])) == 0.25
 
 
-def test_agreement_is_the_share_of_equal_predictions():
+def test_agreement_is_the_fraction_of_equal_predictions():
     a = jnp.array([[1.0, 0.0], [0.0, 1.0], [2.0, 1.0], [0.0, 3.0]])
     b = jnp.array([[9.0, 0.0], [1.0, 0.0], [5.0, 4.0], [0.0, 1.0]])
     assert metrics.agreement(a, b) == 0.75

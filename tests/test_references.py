@@ -1,4 +1,4 @@
-"""References to the user's own objects."""
+"""References to objects outside kdjax."""
 
 import math
 
@@ -31,7 +31,7 @@ def test_a_reference_is_imported():
         ("def f(:", "{module}:f", "SyntaxError: "),
     ],
 )
-def test_what_cannot_be_imported_is_one_line(tmp_path, monkeypatch, source, reference, message):
+def test_a_failing_import_is_a_one_line_error(tmp_path, monkeypatch, source, reference, message):
     module = f"reference_{tmp_path.name}"
     (tmp_path / f"{module}.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,1 +1,1 @@
-"""Data: sources (what there is), batches (in which order), augment and views (as seen)."""
+"""Data: sources of images, the order of batches, augmentation and views of the networks."""
