@@ -38,7 +38,7 @@ class TrainStep(Protocol):
     """The contract of what `make_train_step` returns, where the arguments are described."""
 
     def __call__(
-        self, state: Any, teachers: Any, data: batches.ResidentData, batch: Any, rng: Any
+        self, state: Any, teachers: Any, data: batches.ResidentData[Array], batch: Any, rng: Any
     ) -> tuple[Any, Any]: ...
 
 
@@ -46,7 +46,7 @@ class EvalStep(Protocol):
     """The contract of what `make_eval_step` returns, where the arguments are described."""
 
     def __call__(
-        self, variables: Variables, data: batches.ResidentData, batch: batches.Batch
+        self, variables: Variables, data: batches.ResidentData[Array], batch: batches.Batch[Array]
     ) -> Array: ...
 
 
@@ -215,7 +215,7 @@ def make_train_step(
     def gradients(
         state: TrainState,
         teacher_inputs: TeacherInputs,
-        data: batches.ResidentData,
+        data: batches.ResidentData[Array],
         rng: Array,
         part: _Part,
     ) -> tuple[PyTree, TrainState, Metrics]:
@@ -264,8 +264,8 @@ def make_train_step(
     def update(
         state: TrainState,
         teacher_inputs: TeacherInputs,
-        data: batches.ResidentData,
-        batch: batches.Batch,
+        data: batches.ResidentData[Array],
+        batch: batches.Batch[Array],
         rng: Array,
     ) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(rng, state.step)
@@ -314,8 +314,8 @@ def make_train_step(
     def update_all(
         states: tuple[TrainState, ...],
         teacher_inputs: tuple[TeacherInputs, ...],
-        data: batches.ResidentData,
-        batch: tuple[batches.Batch, ...],
+        data: batches.ResidentData[Array],
+        batch: tuple[batches.Batch[Array], ...],
         rng: tuple[Array, ...],
     ) -> tuple[tuple[TrainState, ...], tuple[Metrics, ...]]:
         # A Python loop: vmap would turn the students' convolutions into grouped ones, which
@@ -336,7 +336,7 @@ def make_train_step(
         return new_states, metrics
 
     def step(
-        state: Any, teachers: Any, data: batches.ResidentData, batch: Any, rng: Any
+        state: Any, teachers: Any, data: batches.ResidentData[Array], batch: Any, rng: Any
     ) -> tuple[Any, Any]:
         update_once: Callable[..., tuple[Any, Any]] = update_all if several_seeds else update
         state, metrics = parallel.loop(
@@ -358,7 +358,9 @@ def make_eval_step(network: Network, image_size: int) -> EvalStep:
       The step; its `data` and `batch` are as `kdjax.data.batches` provides them.
     """
 
-    def step(variables: Variables, data: batches.ResidentData, batch: batches.Batch) -> Array:
+    def step(
+        variables: Variables, data: batches.ResidentData[Array], batch: batches.Batch[Array]
+    ) -> Array:
         images, _ = batches.gather(data, batch)
         return network.evaluate(variables, views.evaluation_view(images, image_size)).logits
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from typing import NotRequired, TypedDict
+from typing import Generic, NotRequired, TypedDict, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +10,11 @@ import numpy as np
 from kdjax.data.sources import Lazy, Split
 from kdjax.types import Array, UserError
 
-AnyArray = np.ndarray | Array
+# NumPy arrays on the host, JAX arrays in the compiled step.
+A = TypeVar("A", np.ndarray, Array)
 
 
-class ResidentData(TypedDict):
+class ResidentData(TypedDict, Generic[A]):
     """The arrays of a split that stay on the device.
 
     Attributes:
@@ -21,11 +22,11 @@ class ResidentData(TypedDict):
       images: uint8 [n, h, w, c]; absent if they are decoded on demand.
     """
 
-    labels: AnyArray
-    images: NotRequired[AnyArray]
+    labels: A
+    images: NotRequired[A]
 
 
-class Batch(TypedDict):
+class Batch(TypedDict, Generic[A]):
     """A batch as the compiled step takes it.
 
     Attributes:
@@ -33,8 +34,8 @@ class Batch(TypedDict):
       images: uint8 [b, h, w, c]; only where images are not resident.
     """
 
-    index: AnyArray
-    images: NotRequired[AnyArray]
+    index: A
+    images: NotRequired[A]
 
 
 @functools.lru_cache(maxsize=4)
@@ -67,21 +68,21 @@ def positions(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     return batch
 
 
-def resident(split: Split) -> ResidentData:
+def resident(split: Split) -> ResidentData[np.ndarray]:
     """The arrays from which a compiled step gathers: only labels if images are `Lazy`."""
     if isinstance(split.images, Lazy):
         return {"labels": split.labels}
     return {"images": split.images, "labels": split.labels}
 
 
-def read(split: Split, index: np.ndarray) -> Batch:
+def read(split: Split, index: np.ndarray) -> Batch[np.ndarray]:
     """The batch with the given positions [b], with its images if they are not resident."""
     if isinstance(split.images, Lazy):
         return {"index": index, "images": split.images[index]}
     return {"index": index}
 
 
-def gather(data: ResidentData, batch: Batch) -> tuple[Array, Array]:
+def gather(data: ResidentData[Array], batch: Batch[Array]) -> tuple[Array, Array]:
     """Images uint8 [b, h, w, c] and labels int32 [b] of a batch, inside the compiled step."""
     labels = jnp.take(data["labels"], batch["index"], axis=0)
     if "images" in batch:
@@ -91,7 +92,7 @@ def gather(data: ResidentData, batch: Batch) -> tuple[Array, Array]:
 
 def stream(
     split: Split, *, batch_size: int, seed: int, start: int, stop: int, workers: int = 0
-) -> Iterator[Batch]:
+) -> Iterator[Batch[np.ndarray]]:
     """The batches of steps `start` to `stop`; Grain prefetches images that are not resident.
 
     Args:
@@ -105,7 +106,7 @@ def stream(
     """
     n = len(split)
 
-    def batch(step: int) -> Batch:
+    def batch(step: int) -> Batch[np.ndarray]:
         return read(split, positions(n, batch_size, seed, step))
 
     if not isinstance(split.images, Lazy):
