@@ -17,6 +17,7 @@ from kdjax.types import (
     Array,
     Context,
     Distiller,
+    Metrics,
     Network,
     Outputs,
     PyTree,
@@ -29,7 +30,6 @@ from kdjax.types import (
 
 TEACHER_BATCH_NORMS = ("running", "batch")
 
-Metrics = dict[str, Array]
 # A batch as the networks see it, and the examples' positions in the training split.
 _Part = tuple[views.Views, Array]
 

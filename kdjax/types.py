@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 Array = jax.Array
 PyTree = Any
-Variables = dict[str, PyTree]
+Variables = dict[str, PyTree]  # Flax collections by name: `params` and `batch_stats`.
+Metrics = dict[str, Array]  # Scalars by name.
 
 
 class UserError(ValueError):
@@ -100,7 +101,7 @@ class Context:
       step: int32 [], the number of updates made so far.
       rng: a key for this step, the same on every device.
       teacher_variables: each teacher's variables (OFD reads batch-norm parameters).
-      train_labels: int32 [n], the labels of the training split, or None without one.
+      train_labels: int32 [n], the labels of the training split, or None if there is none.
       axis_name: the mapped axis over which a batch is sharded, or None.
     """
 
@@ -148,7 +149,7 @@ class MethodLoss(NamedTuple):
 
     value: Array
     state: PyTree
-    metrics: dict[str, Array]
+    metrics: Metrics
 
 
 class Distiller(NamedTuple):

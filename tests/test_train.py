@@ -348,6 +348,21 @@ def test_given_teacher_logits_replace_the_computed_ones():
     )
 
 
+def test_teacher_logits_can_differ_between_seeds():
+    run, (states, (teachers,), data, batch, keys) = several(2, shared=True)
+    rng = np.random.default_rng(5)
+    each = tuple(
+        teachers._replace(
+            logits=run.devices.replicate((rng.normal(size=(40, CLASSES)).astype(np.float32),))
+        )
+        for _ in states
+    )
+    after, _ = run.step(states, each, data, batch, keys)
+    for i, state in enumerate(states):
+        alone, _ = Run(linear(), resnet()).step(state, each[i], data, batch[0], keys[0])
+        chex.assert_trees_all_close(after[i], alone, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("method", "student", "needed"), [("kd", linear(), False), ("sp", resnet(), True)]
 )

@@ -4,8 +4,9 @@
 `mean_transition_error` measure how alike the decision boundaries of two networks are.
 """
 
-from kdjax.adversarial.adversary import AdversarialState, Adversary, Lesson, PseudoBatchStep
+from kdjax.adversarial.adversary import Adversary
 from kdjax.adversarial.distances import DISTANCES, Distance
+from kdjax.adversarial.state import AdversarialState, Lesson, PseudoBatchStep
 from kdjax.adversarial.transition_curves import mean_transition_error, transition_curves
 
 __all__ = [

@@ -8,10 +8,9 @@ of the seed, the step and the index in the batch.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,59 +18,18 @@ import optax
 
 from kdjax import parallel, train
 from kdjax.adversarial.distances import DISTANCES
+from kdjax.adversarial.state import AdversarialState, Lesson, PseudoBatchStep
 from kdjax.types import (
     Array,
     Context,
     Distiller,
+    Metrics,
     Network,
     Outputs,
     PyTree,
-    TrainState,
     UserError,
     Variables,
 )
-
-Metrics = dict[str, Array]
-
-
-@flax.struct.dataclass
-class AdversarialState(TrainState):
-    """A `TrainState` whose `step` counts pseudo-batches, extended by the generator.
-
-    Attributes:
-      generator: the generator's variables.
-      generator_opt_state: the state of the generator's optimiser.
-    """
-
-    generator: PyTree
-    generator_opt_state: PyTree
-
-
-class Lesson(NamedTuple):
-    """The inputs and targets of a student update.
-
-    Attributes:
-      images: generated images in units of pixels, [b, h, w, c].
-      teachers: each teacher's outputs for these images.
-    """
-
-    images: Array
-    teachers: tuple[Outputs, ...]
-
-
-class PseudoBatchStep(Protocol):
-    """The contract of what `Adversary.make_step` returns, where the arguments are described."""
-
-    def __call__(
-        self,
-        state: AdversarialState,
-        teacher_variables: tuple[Variables, ...],
-        indices: np.ndarray,
-        rng: Array,
-        *,
-        generator_steps: int,
-        student_steps: int,
-    ) -> tuple[AdversarialState, dict[str, Any]]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +144,8 @@ class Adversary:
         return jnp.clip(self._pixels(images), 0, 1)
 
     def _pixels(self, images: Array) -> Array:
-        mean, std = (jnp.asarray(x)[None, None, None] for x in self.teachers[0][1:])
+        teacher = self.teachers[0]
+        mean, std = (jnp.asarray(x)[None, None, None] for x in (teacher.mean, teacher.std))
         return images * std + mean
 
     def _distances(self, student: Outputs, teachers: Sequence[Outputs]) -> Array:
