@@ -206,8 +206,8 @@ def unflatten(arrays: dict[str, np.ndarray], like: PyTree, where: str) -> PyTree
         differing = sorted(key for key in expected | found if expected.get(key) != found.get(key))
         key = differing[0]
         raise UserError(
-            f"{where} does not fit the configuration: {len(differing)} arrays differ, e.g. {key} "
-            f"is {found.get(key, 'missing')} and should be {expected.get(key, 'missing')}"
+            f"{where} does not match the expected state: {len(differing)} arrays differ, e.g. "
+            f"{key} is {found.get(key, 'missing')} and should be {expected.get(key, 'missing')}"
         )
     return jax.tree.unflatten(jax.tree.structure(like), [arrays[key] for key in expected])
 

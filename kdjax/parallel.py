@@ -93,9 +93,7 @@ class Devices:
         """
         available = jax.local_devices()
         if not 0 <= at_most <= len(available):
-            raise UserError(
-                f"devices is {at_most}: {len(available)} are available, and 0 uses all of them"
-            )
+            raise UserError(f"devices is {at_most}: there are {len(available)}, and 0 uses all")
         limit = at_most or len(available)
         count = max(n for n in range(1, limit + 1) if size % n == 0)
         return cls(available[:count])

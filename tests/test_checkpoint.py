@@ -195,7 +195,7 @@ def test_a_state_of_another_structure_is_rejected_naming_a_key(
     _save(tmp_path / "c")
     like = _state().replace(params=change(_state().params))
     message = (
-        rf"does not fit the configuration: 1 arrays differ, e.g. \.params\['{key}'\] "
+        rf"does not match the expected state: 1 arrays differ, e.g. \.params\['{key}'\] "
         rf"is .*{found}.* and should be .*{expected}"
     )
     with pytest.raises(UserError, match=message):

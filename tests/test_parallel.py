@@ -63,9 +63,7 @@ def test_dividing_takes_the_most_devices_that_split_a_batch_evenly(size, at_most
 
 @pytest.mark.parametrize("at_most", [-1, 3])
 def test_more_devices_than_available_are_an_error(at_most):
-    with pytest.raises(
-        UserError, match=f"devices is {at_most}: 2 are available, and 0 uses all of them"
-    ):
+    with pytest.raises(UserError, match=f"devices is {at_most}: there are 2, and 0 uses all"):
         parallel.Devices.dividing(6, at_most)
 
 

@@ -1,5 +1,7 @@
 """Readers of the user's own, named by reference."""
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -37,7 +39,6 @@ def module(tmp_path, monkeypatch):
 @pytest.fixture
 def returning(module):
     """`returning(result)` names a reader that returns, or calls, `result`."""
-    import importlib
 
     def name(result):
         imported = importlib.import_module(module)
