@@ -1,4 +1,4 @@
-"""Batch norm (Ioffe & Szegedy 2015), averaged over devices, with a gradient of its own."""
+"""Batch norm (Ioffe & Szegedy 2015), synchronised over devices, with a custom gradient."""
 
 import functools
 from typing import Any
@@ -13,19 +13,19 @@ from kdjax.types import Array
 
 
 class BatchNorm(nn.Module):
-    """`nn.BatchNorm` over the last axis: its arguments, variables and results.
+    """Batch norm over the last axis, with the arguments, variables and results of `nn.BatchNorm`.
 
     Only reverse-mode differentiation is defined, and not through the running averages. The
-    gradient is the one of the paper (section 3), computed from two sums over the batch. As JAX
-    derives it, it takes at least three, of which XLA computes some only at the end of a step
-    and keeps the arrays that they sum until then.
+    gradient is computed as in section 3 of the paper, from two sums over the batch. JAX's own
+    derivative takes at least three sums, some of which XLA schedules at the end of the step,
+    keeping the arrays that they reduce alive until then.
 
     Attributes:
-      use_running_average: normalise by the running averages, as in evaluation.
-      momentum: of the running averages: how much stays of them in a step.
+      use_running_average: whether to normalise by the running averages, as in evaluation.
+      momentum: decay rate of the running averages.
       epsilon: added to variances.
-      dtype: of the result; sums are taken in float32 or better.
-      axis_name: mapped axis over which the batch's averages are taken, or None.
+      dtype: dtype of the result; statistics are computed in at least float32.
+      axis_name: mapped axis over which the batch statistics are averaged, or None.
     """
 
     use_running_average: bool
@@ -36,7 +36,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[..., c] -> [..., c]."""
+        """Normalises [..., c] over all axes but the last."""
         shape = x.shape[-1:]
         means = self.variable("batch_stats", "mean", jnp.zeros, shape)
         variances = self.variable("batch_stats", "var", jnp.ones, shape)
@@ -44,7 +44,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape)
         if self.use_running_average:
             rstd = lax.rsqrt(variances.value + self.epsilon)
-            return _affine(_exact(x), means.value, rstd * scale, bias).astype(self.dtype)
+            return _affine(_at_least_float32(x), means.value, rstd * scale, bias).astype(self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name
         y, mean, variance = _normalize(x, scale, bias, self.epsilon, axis_name)
         if not self.is_initializing():
@@ -54,12 +54,12 @@ class BatchNorm(nn.Module):
         return y.astype(self.dtype)
 
 
-def _exact(x: Array) -> Array:
+def _at_least_float32(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _along(channels: Array, x: Array) -> Array:
-    """[c] as it is added to or multiplied with x."""
+def _broadcast(channels: Array, x: Array) -> Array:
+    """Adds leading axes to [c], so that it broadcasts against x [..., c]."""
     return lax.expand_dims(channels, range(x.ndim - 1))
 
 
@@ -72,21 +72,21 @@ def _mean(x: Array) -> Array:
 
 
 def _affine(x: Array, mean: Array, slope: Array, bias: Array) -> Array:
-    return (x - _along(mean, x)) * _along(slope, x) + _along(bias, x)
+    return (x - _broadcast(mean, x)) * _broadcast(slope, x) + _broadcast(bias, x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _normalize(
     x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None
 ) -> tuple[Array, Array, Array]:
-    """The batch normalised by its own mean and (biased) variance, and these."""
+    """Normalises x by its batch statistics; also returns the mean and the biased variance."""
     return _forward(x, scale, bias, epsilon, axis_name)[0]
 
 
 def _forward(x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None) -> Any:
-    exact = _exact(x)
+    exact = _at_least_float32(x)
     mean, square = parallel.pmean((_mean(exact), _mean(exact * exact)), axis_name)
-    # Rounding may leave less than nothing of a difference.
+    # Rounding may make the difference negative.
     variance = jnp.maximum(0, square - mean * mean)
     rstd = lax.rsqrt(variance + epsilon)
     return (_affine(exact, mean, rstd * scale, bias), mean, variance), (x, mean, rstd, scale)
@@ -95,15 +95,15 @@ def _forward(x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str
 def _backward(epsilon: float, axis_name: str | None, saved: Any, grads: Any) -> Any:
     x, mean, rstd, scale = saved
     grad, *_ = grads
-    exact = _exact(x)
-    of_bias = _sum(grad)
-    of_scale = _sum(grad * (exact - _along(mean, x))) * rstd
+    exact = _at_least_float32(x)
+    bias_grad = _sum(grad)
+    scale_grad = _sum(grad * (exact - _broadcast(mean, x))) * rstd
     count = x.size // x.shape[-1]
-    shift, slope = parallel.pmean((of_bias / count, of_scale * rstd / count), axis_name)
-    dx = _along(scale * rstd, x) * (
-        grad - _along(shift, x) - (exact - _along(mean, x)) * _along(slope, x)
+    shift, slope = parallel.pmean((bias_grad / count, scale_grad * rstd / count), axis_name)
+    dx = _broadcast(scale * rstd, x) * (
+        grad - _broadcast(shift, x) - (exact - _broadcast(mean, x)) * _broadcast(slope, x)
     )
-    return dx.astype(x.dtype), of_scale, of_bias
+    return dx.astype(x.dtype), scale_grad, bias_grad
 
 
 _normalize.defvjp(_forward, _backward)

@@ -1,7 +1,7 @@
 """The generator of zero-shot knowledge transfer (Micaelli & Storkey 2019, appendix).
 
-As in ZeroShotKnowledgeTransfer's `models/generator.py`, for any image whose sides
-are multiples of 4; the original makes 32x32x3.
+As in ZeroShotKnowledgeTransfer's `models/generator.py`, but for images of any height and width
+that are multiples of 4; the original generates 32x32x3.
 """
 
 from collections.abc import Callable
@@ -15,16 +15,17 @@ from kdjax.types import Array, UserError
 
 
 class Generator(Layers):
-    """Images from latents: `apply(variables, latents, train) -> images`.
+    """Maps latents [b, latent_dim] to float32 images [b, *image_shape].
 
-    latents [b, latent_dim] -> float32 images [b, *image_shape], in the space of
-    normalised images: the last layer is a batch norm, nothing bounds its values.
+    The images are in the space of normalised images. The last layer is a batch norm, so that
+    their values are unbounded.
 
     Attributes:
-      image_shape: height, width and channels; height and width multiples of 4.
-      latent_dim: length of a latent.
-      spectral_norm: divide each convolution's kernel by its largest singular value (Miyato
-        et al. 2018; one power iteration a call in training). The original does not.
+      image_shape: height, width and channels; height and width are multiples of 4.
+      latent_dim: dimensions of the latents.
+      spectral_norm: whether to divide the kernel of each convolution by its largest singular
+        value (Miyato et al. 2018), with one power iteration per call in training. The original
+        has no spectral norm.
     """
 
     image_shape: tuple[int, int, int] = (32, 32, 3)
@@ -38,11 +39,11 @@ class Generator(Layers):
 
     @nn.compact
     def __call__(self, latents: Array, train: bool = False) -> Array:
-        """The images.
+        """Generates images.
 
         Raises:
-          UserError: if the images' sides are no multiples of 4, or the latents are
-            not [b, latent_dim].
+          UserError: if height or width of the images is not a multiple of 4, or if the latents
+            are not [b, latent_dim].
         """
         height, width, channels = self.image_shape
         if height % 4 or width % 4 or min(self.image_shape) < 1:
@@ -57,7 +58,7 @@ class Generator(Layers):
         norm = self.batch_norm(train)
         height, width = height // 4, width // 4
         x = self.dense(latents.astype(self.dtype), 128 * height * width, name="layers_0")
-        # PyTorch's layout of the linear layer's outputs is channels first.
+        # In PyTorch the outputs of the linear layer are laid out channels first.
         x = x.reshape(-1, 128, height, width).transpose(0, 2, 3, 1)
         x = norm(name="layers_2")(x)
         for features, index in [(128, 4), (64, 8)]:

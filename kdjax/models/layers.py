@@ -1,7 +1,7 @@
-"""Layers that every family shares, initialised as the PyTorch originals are.
+"""Base classes and layers shared by all families, initialised as in PyTorch.
 
-Submodules carry the names of the PyTorch modules they correspond to, with `_`
-in place of `.`, so that one rule translates a state dict (`kdjax.torch_import`).
+Submodules have the names of the corresponding PyTorch modules, with `_` in place of `.`, so
+that one rule converts state dicts (`kdjax.torch_import`).
 """
 
 import functools
@@ -17,18 +17,18 @@ from kdjax.models.batch_norm import BatchNorm
 from kdjax.models.convolution import convolve
 from kdjax.types import Array, UserError
 
-Names = tuple[str, str]  # of a convolution and of the norm that follows it
+Names = tuple[str, str]  # the names of a convolution and of the norm that follows it
 
-# kaiming_normal_(mode="fan_out", nonlinearity="relu"); for a square kernel k this
-# is also the N(0, sqrt(2 / (k * k * out))) that the older code bases write out.
+# PyTorch's kaiming_normal_(mode="fan_out", nonlinearity="relu"). Older code writes it as a normal
+# distribution with standard deviation sqrt(2 / (k * k * out)) for a k x k kernel.
 kaiming_normal_fan_out = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
-# What PyTorch gives to a kernel nobody initialises: U(-1/sqrt(n), 1/sqrt(n)), n the fan-in.
+# PyTorch's default for kernels: U(-1/sqrt(n), 1/sqrt(n)) with fan-in n.
 uniform_fan_in_kernel = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
-    """PyTorch's default for weight and bias of a layer with n inputs: U(-1/sqrt(n), 1/sqrt(n))."""
+    """PyTorch's default initialiser for biases: U(-1/sqrt(n), 1/sqrt(n)) with fan-in n."""
     bound = 1 / math.sqrt(fan_in)
 
     def init(rng: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -38,35 +38,49 @@ def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
 
 
 class Layers(nn.Module):
-    """Base of all networks: their layers, configured as in PyTorch.
+    """Base class of all networks, with layers configured as in PyTorch.
 
     Attributes:
-      dtype: of the computation; parameters, statistics and outputs stay float32.
+      dtype: dtype of the computation; parameters, batch statistics and outputs are float32.
       axis_name: mapped axis over which batch norm averages in training, or None.
     """
 
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
-    # How convolutions start, unless a call says otherwise.
+    # The default initialiser of convolutions.
     kernel_init: ClassVar[Callable[..., Array]] = staticmethod(kaiming_normal_fan_out)
-    # Other spellings of state-dict keys in published files: `re.sub` pairs that
-    # give the spelling which the names of the submodules follow.
+    # Pairs for `re.sub` that map other spellings of state-dict keys in published files to the
+    # spelling that the submodules' names follow.
     torch_aliases: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     def variant_for(self, keys: Iterable[str]) -> "Layers":
-        """The variant of this network that variables or a state dict with these keys belong to."""
+        """The variant of this network to which weights with the given keys belong.
+
+        Args:
+          keys: keys of a PyTorch state dict, or paths of variables.
+
+        Returns:
+          This module, or a clone with other attributes for weights of another published form.
+        """
         return self
 
     def example(self, resolution: int = 32) -> jax.ShapeDtypeStruct:
-        """The shape of a batch of one, for tracing; `resolution` is that of the images."""
+        """The shape of an input batch of one, for tracing.
+
+        Args:
+          resolution: height and width of the images.
+        """
         raise NotImplementedError
 
     def batch_norm(self, train: bool) -> Callable[..., Any]:
-        """`BatchNorm` as PyTorch configures it (its momentum 0.1 is Flax's 0.9).
+        """A constructor of `BatchNorm` with PyTorch's defaults (its momentum 0.1 is Flax's 0.9).
 
-        One difference remains: PyTorch keeps the unbiased batch variance in its
-        running average, Flax the biased one.
+        One difference remains: PyTorch's running average is of the unbiased batch variance,
+        Flax's of the biased one.
+
+        Args:
+          train: whether to normalise by the statistics of the batch and update the averages.
         """
         return functools.partial(
             BatchNorm,
@@ -76,10 +90,16 @@ class Layers(nn.Module):
         )
 
     def conv(self, features: int, kernel: int, *, stride: int = 1, **kwargs: Any) -> nn.Conv:
-        """A square convolution without bias, padded by half its kernel on every side.
+        """A square convolution without bias, padded by half the kernel size on all sides.
 
-        The padding is spelled out because "SAME" pads a strided convolution only
-        on the right, where PyTorch pads both sides.
+        The padding is explicit because "SAME" pads a strided convolution only at the end, where
+        PyTorch pads both sides.
+
+        Args:
+          features: channels of the output.
+          kernel: height and width of the kernel.
+          stride: stride in both dimensions.
+          **kwargs: other arguments of `nn.Conv`, which override the defaults.
         """
         defaults = {
             "strides": (stride, stride),
@@ -100,22 +120,26 @@ class Layers(nn.Module):
         kernel: int,
         **kwargs: Any,
     ) -> Array:
-        """`conv`, then `norm`, called `names[0]` and `names[1]`; no activation."""
+        """Applies `conv` and `norm`, named `names[0]` and `names[1]`, without an activation."""
         return norm(name=names[1])(self.conv(features, kernel, name=names[0], **kwargs)(x))
 
     def dense(self, x: Array, features: int, *, name: str, **kwargs: Any) -> Array:
-        """Linear layer from [b, d] to [b, features]."""
+        """Applies a linear layer: [b, d] to [b, features]."""
         init = uniform_fan_in(x.shape[-1])
         defaults = {"kernel_init": init, "bias_init": init, "dtype": self.dtype}
         return nn.Dense(features, name=name, **(defaults | kwargs))(x)
 
 
 class Model(Layers, kw_only=True):
-    """Base of all classifiers.
+    """Base class of all classifiers, and of models of your own.
+
+    A subclass defines `__call__(self, images, train=False)`, decorated with `nn.compact`, which
+    maps normalised images [b, h, w, in_channels] to `kdjax.Outputs`. Taps named `stem`,
+    `stageK_pre`, `stageK` and `pre_logits` make every distillation method applicable.
 
     Attributes:
       num_classes: width of the logits.
-      in_channels: channels of the images; checked, so that a mismatch is one clear line.
+      in_channels: channels of the images, as checked by `check_images`.
     """
 
     num_classes: int
@@ -125,11 +149,14 @@ class Model(Layers, kw_only=True):
         return jax.ShapeDtypeStruct((1, resolution, resolution, self.in_channels), jnp.float32)
 
     def check_images(self, images: Array, *, at_least: int = 1) -> Array:
-        """The images in the type of the computation.
+        """Checks the shape of the images and casts them to `dtype`.
+
+        Args:
+          images: [b, h, w, in_channels].
+          at_least: minimum height and width.
 
         Raises:
-          UserError: if they are no batch of images with the right channels, at
-            least `at_least` pixels high and wide.
+          UserError: if the images have another shape or are too small.
         """
         shape = tuple(images.shape)
         if images.ndim != 4 or shape[-1] != self.in_channels:
@@ -145,41 +172,46 @@ class Model(Layers, kw_only=True):
         return images.astype(self.dtype)
 
     def drop(self, x: Array, rate: float, train: bool) -> Array:
-        """Dropout, in training and where `apply` was given `rngs={"dropout": key}`.
+        """Applies dropout in training, if `apply` is given `rngs={"dropout": key}`.
 
-        Without that key nothing is dropped, so that a step which knows of no
-        dropout can train every model.
+        Without that key nothing is dropped, so that a train step without dropout works for
+        all models.
+
+        Args:
+          x: the input, of any shape.
+          rate: probability of dropping an element.
+          train: whether the network is in training mode.
         """
         return nn.Dropout(rate, deterministic=not (train and self.has_rng("dropout")))(x)
 
     def classifier(self, features: Array, *, name: str, **kwargs: Any) -> Array:
-        """Linear layer from [b, d] to float32 logits [b, num_classes]."""
+        """Applies a linear layer: [b, d] to float32 logits [b, num_classes]."""
         return self.dense(features, self.num_classes, name=name, **kwargs).astype(jnp.float32)
 
 
 def relu(x: Array) -> Array:
-    """max(x, 0), whose gradient at 0 is 0.
+    """max(x, 0), with gradient 0 at 0.
 
-    Written as a choice between two arrays because XLA's CPU backend recomputes a maximum
-    wherever its result is used, and with it all that led there: in a residual network,
-    for every weight gradient the whole chain of residual sums before it.
+    Written as a select because XLA's CPU backend fuses a maximum into each of its uses and
+    recomputes its inputs there: in a residual network, every weight gradient would recompute
+    the whole chain of residual sums before it.
     """
     return jnp.where(x <= 0, 0, x)
 
 
 def global_average_pool(feature_map: Array) -> Array:
-    """[b, h, w, c] -> [b, c], summed in float32."""
+    """Averages over positions in float32: [b, h, w, c] to [b, c] of the same dtype."""
     return jnp.mean(feature_map, axis=(1, 2), dtype=jnp.float32).astype(feature_map.dtype)
 
 
 def flatten(feature_map: Array) -> Array:
-    """[b, h, w, c] -> [b, c * h * w], channels first, as PyTorch lays out what it flattens.
+    """Flattens [b, h, w, c] to [b, c * h * w] in PyTorch's channels-first order.
 
-    So the weights of the linear layer that follows are PyTorch's, transposed.
+    The kernel of the linear layer that follows is therefore the transpose of PyTorch's weight.
     """
     return feature_map.transpose(0, 3, 1, 2).reshape(feature_map.shape[0], -1)
 
 
 def max_pool(feature_map: Array) -> Array:
-    """Halves height and width; an odd last row or column is left out."""
+    """2x2 max pooling with stride 2; an odd last row or column is dropped."""
     return nn.max_pool(feature_map, (2, 2), (2, 2))

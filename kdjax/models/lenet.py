@@ -16,18 +16,18 @@ from kdjax.types import Array, Outputs
 
 
 class LeNet(Model):
-    """Two unpadded 5x5 convolutions, two hidden linear layers.
+    """Two unpadded 5x5 convolutions and two hidden linear layers.
 
-    Taps: `stageK_pre` and `stageK` are convolution K before and after its ReLU,
-    K = 1, 2, before the max pool (the original returns what comes after its ReLUs,
-    which write in place); it has no stem of its own: `stem` is `stage1`.
-    `pre_logits` is the second hidden layer after its ReLU [b, 84].
+    Taps: `stageK_pre` and `stageK`, K = 1, 2, are convolution K before and after its ReLU, before
+    the max pool (the original returns only the latter, because its ReLUs are in place). There
+    is no separate stem: `stem` is `stage1`. `pre_logits` is the second hidden layer after its
+    ReLU [b, 84].
 
-    Images are 16x16 or larger; weights belong to one size of images.
+    Images must be at least 16x16. The shapes of the weights depend on the size of the images.
     """
 
     kernel_init = staticmethod(uniform_fan_in_kernel)
-    # The CIFAR-10 survey's LeNet is the same network.
+    # The CIFAR-10 survey's LeNet is the same network under other names.
     torch_aliases = (
         (r"^conv1\.", "layers.0."),
         (r"^conv2\.", "layers.3."),

@@ -1,8 +1,8 @@
 """MobileNets V2 (Sandler et al. 2018) and V3 (Howard et al. 2019), in their published forms.
 
-`mobilenetv2_half` as RepDistiller's `mobile_half`; `mobilenetv2_x*` as in chenyaofo's
-pytorch-cifar-models; `mobilenetv3_small` as in torchvision. One network class runs
-all of them from a plan of their layers.
+`mobilenetv2_half` is RepDistiller's `mobile_half`; `mobilenetv2_x*` are those of chenyaofo's
+pytorch-cifar-models; `mobilenetv3_small` is torchvision's. A single class implements all of
+them, given a plan of their layers.
 """
 
 import dataclasses
@@ -23,18 +23,18 @@ _LINEAR = {
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """An inverted residual: expand (1x1), depthwise, squeeze-and-excite, project (1x1).
+    """An inverted residual block: expand (1x1), depthwise, squeeze-and-excite, project (1x1).
 
     Attributes:
-      expanded: channels inside.
-      features: channels that it puts out.
-      stride: of the depthwise convolution.
-      expand: names of the expansion; None where there is none.
-      depthwise: names of the depthwise convolution.
-      project: names of the projection.
-      kernel: of the depthwise convolution.
-      activation: after expansion and depthwise convolution.
-      squeeze: name of the squeeze-and-excite module; None where there is none.
+      expanded: channels after the expansion.
+      features: channels of the output.
+      stride: stride of the depthwise convolution.
+      expand: names of the expansion's layers, or None if there is no expansion.
+      depthwise: names of the depthwise convolution and its norm.
+      project: names of the projection and its norm.
+      kernel: kernel size of the depthwise convolution.
+      activation: activation after the expansion and the depthwise convolution.
+      squeeze: name of the squeeze-and-excite module, or None if there is none.
     """
 
     expanded: int
@@ -54,14 +54,14 @@ class Plan:
 
     Attributes:
       stem: names, channels and stride of the first convolution.
-      stages: the blocks, grouped by the stages whose ends are tapped.
-      last: names and channels of the 1x1 convolution before pooling.
+      stages: the blocks, grouped into the stages that are tapped.
+      last: names and channels of the 1x1 convolution before the pooling.
       head: name of the classifier.
-      hidden: name and width of the linear layer before it; None where there is none.
-      activation: after the first, the last convolution and the hidden layer.
-      dropout: rate before the classifier.
-      momentum: of batch norm, in Flax's sense.
-      epsilon: of batch norm.
+      hidden: name and width of the linear layer before the classifier, or None.
+      activation: activation of the first and last convolution and of the hidden layer.
+      dropout: dropout rate before the classifier.
+      momentum: momentum of batch norm, as defined by Flax.
+      epsilon: epsilon of batch norm.
     """
 
     stem: tuple[Names, int, int]
@@ -76,17 +76,16 @@ class Plan:
 
 
 class MobileNet(Model):
-    """A MobileNet of four stages.
+    """A MobileNet with four stages.
 
-    Taps: `stem` (after its activation); `stageK`, K = 1 ... 4, the last block
-    output before the resolution halves, or before the last convolution. Those are
-    linear bottlenecks, so `stageK_pre` is the same array. For V2 they are the ends
-    of the groups of 24, 32, 96 and 320 channels (before the width factor), as in
-    RepDistiller. `pre_logits` is the pooled last convolution; in V3 the hidden
-    layer that follows it.
+    Taps: `stem` (after its activation); `stageK`, K = 1 ... 4, the output of the last block
+    before the resolution is halved, or before the last convolution. These are linear
+    bottlenecks, so that `stageK_pre` is the same array. For V2 they are the ends of the groups
+    with 24, 32, 96 and 320 channels (before the width multiplier), as in RepDistiller.
+    `pre_logits` is the pooled last convolution, or in V3 the hidden layer after it.
 
-    Dropout, which all but RepDistiller's have before the classifier, acts if `apply`
-    gets `rngs={"dropout": key}`.
+    All but RepDistiller's network have dropout before the classifier. It is active in training
+    if `apply` is given `rngs={"dropout": key}`.
     """
 
     @nn.compact
@@ -111,7 +110,7 @@ class MobileNet(Model):
         return Outputs(self.classifier(x, name=plan.head, **_LINEAR), taps)
 
     def plan(self) -> Plan:
-        """The layers."""
+        """The plan of the network's layers."""
         raise NotImplementedError
 
     def _inverted_residual(self, x: Array, block: Block, norm: Callable[..., nn.Module]) -> Array:
@@ -134,7 +133,7 @@ class MobileNet(Model):
         return x + y if block.stride == 1 and x.shape == y.shape else y
 
     def _excitation(self, x: Array, name: str) -> Array:
-        """What squeeze-and-excite multiplies [b, h, w, c] with: [b, 1, 1, c] in [0, 1]."""
+        """The channel weights of squeeze-and-excite, [b, 1, 1, c] in [0, 1]."""
         channels = x.shape[-1]
         scale = global_average_pool(x)[:, None, None, :]
         scale = self.conv(_rounded(channels // 4), 1, use_bias=True, name=f"{name}_fc1")(scale)
@@ -143,13 +142,13 @@ class MobileNet(Model):
 
 
 def _rounded(channels: float) -> int:
-    """The nearest multiple of 8, at least 8 and at least 90 % of what was asked for."""
+    """The nearest multiple of 8 that is at least 8 and at least 90 % of `channels`."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest if nearest >= 0.9 * channels else nearest + 8
 
 
-# Table 2 of the V2 paper, strides as both code bases have them for small images:
-# expansion, channels, blocks, stride of the first.
+# Table 2 of the V2 paper, with the strides of both code bases for small images: expansion,
+# channels, number of blocks, stride of the first block.
 _V2_GROUPS = (
     (1, 16, 1, 1),
     (6, 24, 2, 1),
@@ -166,13 +165,13 @@ def _v2_stages(
     width: Callable[[int], int],
     block: Callable[[int, int, int], partial[Block]],
 ) -> tuple[tuple[Block, ...], ...]:
-    """The four stages of a V2.
+    """The four stages of a MobileNet V2.
 
     Args:
-      stem: channels that the first block gets.
-      width: from channels in the paper to channels here.
-      block: from group, place in the group and expansion to a block that lacks
-        but its channels and stride.
+      stem: input channels of the first block.
+      width: maps the paper's channels to those of this network.
+      block: maps (group, index in the group, expansion) to a partial `Block` that still needs
+        its channels and stride.
     """
     groups = []
     channels = stem
@@ -188,10 +187,10 @@ def _v2_stages(
 
 
 class MobileNetV2Half(MobileNet):
-    """RepDistiller's V2: ReLU, stem of stride 2, channels rounded down.
+    """RepDistiller's MobileNet V2: ReLU, stem with stride 2, channels rounded down.
 
     Attributes:
-      factor: of the channels.
+      factor: the width multiplier.
     """
 
     factor: float = 0.5
@@ -212,17 +211,17 @@ class MobileNetV2Half(MobileNet):
 
 
 class MobileNetV2(MobileNet):
-    """V2 of pytorch-cifar-models: ReLU6, stem of stride 1, channels in multiples of 8.
+    """pytorch-cifar-models' MobileNet V2: ReLU6, stem with stride 1, multiples of 8 channels.
 
     Attributes:
-      factor: of the channels.
+      factor: the width multiplier.
     """
 
     factor: float = 1.0
 
     def plan(self) -> Plan:
         def block(group: int, index: int, expansion: int) -> partial[Block]:
-            # One sequence holds stem, blocks and last convolution.
+            # Stem, blocks and last convolution are numbered consecutively.
             number = 1 + sum(count for _, _, count, _ in _V2_GROUPS[:group]) + index
             name = f"features_{number}_conv"
             pairs = [(f"{name}_{i}_0", f"{name}_{i}_1") for i in (0, 1)]
@@ -266,18 +265,18 @@ _V3_SMALL = (
 
 
 class MobileNetV3Small(MobileNet):
-    """V3-small of torchvision.
+    """torchvision's MobileNet V3 small.
 
     Attributes:
-      stem: "imagenet", or "cifar" for stride 1 in the stem and the first block,
-        which leaves 4x4 instead of 1x1 of a 32x32 image. Weights fit both.
+      stem: "imagenet", or "cifar" for stride 1 in the stem and the first block, so that a 32x32
+        image ends as a 4x4 instead of a 1x1 map. Both have the same weights.
     """
 
     stem: str = "imagenet"
 
     def plan(self) -> Plan:
         if self.stem not in ("imagenet", "cifar"):
-            raise UserError(f"stem={self.stem!r}: choose 'imagenet' or 'cifar'")
+            raise UserError(f"unknown stem={self.stem!r}: choose 'imagenet' or 'cifar'")
         first_stride = 2 if self.stem == "imagenet" else 1
         stages = []
         channels, number = 16, 0
@@ -285,7 +284,7 @@ class MobileNetV3Small(MobileNet):
             stage = []
             for kernel, expanded, features, squeeze, activation, stride in rows:
                 number += 1
-                # A block is a sequence of those of its four parts that it has.
+                # A block's parts are numbered consecutively, without the absent ones.
                 parts = ["expand"] * (expanded != channels) + ["depthwise"]
                 parts += ["squeeze"] * squeeze + ["project"]
                 name = {part: f"features_{number}_block_{i}" for i, part in enumerate(parts)}

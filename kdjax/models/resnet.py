@@ -1,10 +1,10 @@
-"""Residual networks (He et al. 2016), in the three forms that the papers use.
+"""Residual networks (He et al. 2016), in the three forms that the distillation papers use.
 
-`resnet{8..110}` and the `x4` variants are the CIFAR networks of section 4.2 as in
-RepDistiller's `resnet.py` (pytorch-cifar-models has the same); `resnet{18,34,50}`
-those of table 1, as in RepDistiller's `resnetv2.py` for small images and as in
-torchvision with `stem="imagenet"`; `distiller_resnet*` are the variants of the
-CIFAR-10 survey's repository (karanchahal/distiller, `models/cifar10/resnet.py`).
+`resnet{8..110}` and the `x4` variants are the CIFAR networks of section 4.2 as in RepDistiller's
+`resnet.py` (those of pytorch-cifar-models are equal). `resnet{18,34,50}` are the networks of
+table 1, as in RepDistiller's `resnetv2.py` for small images and, with `stem="imagenet"`, as in
+torchvision. `distiller_resnet*` are the variants of the CIFAR-10 survey's repository
+(karanchahal/distiller, `models/cifar10/resnet.py`).
 """
 
 from collections.abc import Callable
@@ -20,22 +20,22 @@ from kdjax.types import Array, Outputs, UserError
 class ResNet(Model):
     """A residual network with projection shortcuts where the shape changes.
 
-    Taps: `stem` (after its ReLU), `stageK_pre` (the residual sum), `stageK` (after
-    its ReLU), for K = 1 ... the number of stages, and `pre_logits` (the pooled
-    last stage). The first stage keeps the resolution, every other one halves it.
+    Taps: `stem` (after its ReLU); for each stage K, `stageK_pre` (the last residual sum) and
+    `stageK` (after its ReLU); and `pre_logits` (the pooled last stage). The first stage keeps
+    the resolution, all others halve it.
 
     Attributes:
-      blocks: residual blocks of every stage.
-      widths: channels of the stem and of every stage; of a bottleneck its inner
-        ones, of which it puts out four times as many.
-      bottleneck: whether a block is 1x1, 3x3, 1x1 instead of 3x3, 3x3.
+      blocks: number of residual blocks per stage.
+      widths: channels of the stem and of each stage; with bottlenecks, their inner channels, a
+        quarter of those of their output.
+      bottleneck: whether a block has 1x1, 3x3 and 1x1 instead of two 3x3 convolutions.
     """
 
     blocks: tuple[int, ...] = (1, 1, 1)
     widths: tuple[int, ...] = (16, 16, 32, 64)
     bottleneck: bool = False
 
-    # Whether a ReLU follows every residual sum, or only the last of a stage.
+    # Whether a ReLU follows each residual sum, or only the last of each stage.
     relu_within_stage: ClassVar[bool] = True
 
     @nn.compact
@@ -57,7 +57,7 @@ class ResNet(Model):
         return Outputs(self.classifier(taps["pre_logits"], name=head), taps)
 
     def _names(self) -> tuple[str, str]:
-        """What the shortcuts and the classifier are called."""
+        """The names of the shortcuts and of the classifier."""
         return "downsample", "fc"
 
     def _stem(self, images: Array, norm: Callable[..., Any]) -> Array:
@@ -73,7 +73,7 @@ class ResNet(Model):
         name: str,
         shortcut: str,
     ) -> Array:
-        """The residual sum of a block, without the ReLU that may follow it."""
+        """The residual sum of a block, without a ReLU after it."""
         layers = [(width, 3, stride), (width, 3, 1)]
         if self.bottleneck:
             layers = [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
@@ -92,14 +92,14 @@ class ResNet(Model):
 
 
 class LargeResNet(ResNet):
-    """A ResNet of four stages, for small images or, with `stem="imagenet"`, for large ones.
+    """A ResNet with four stages, for small images or, with `stem="imagenet"`, for large ones.
 
-    The stem for large images is a 7x7 convolution with stride 2 and a 3x3 max pool
-    with stride 2, after which the tap `stem` is taken.
+    The stem for large images is a 7x7 convolution with stride 2 and a 3x3 max pool with stride
+    2, after which the tap `stem` is taken.
 
     Attributes:
-      stem: "cifar" (3x3, stride 1; names as in RepDistiller) or "imagenet" (names
-        as in torchvision).
+      stem: "cifar" (3x3 with stride 1; RepDistiller's names) or "imagenet" (torchvision's
+        names).
     """
 
     widths: tuple[int, ...] = (64, 64, 128, 256, 512)
@@ -114,7 +114,7 @@ class LargeResNet(ResNet):
         if self.stem == "cifar":
             return super()._stem(images, norm)
         if self.stem != "imagenet":
-            raise UserError(f"stem={self.stem!r}: choose 'cifar' or 'imagenet'")
+            raise UserError(f"unknown stem={self.stem!r}: choose 'cifar' or 'imagenet'")
         x = self.check_images(images)
         x = self.conv_norm(x, norm, ("conv1", "bn1"), self.widths[0], 7, stride=2)
         return nn.max_pool(relu(x), (3, 3), (2, 2), padding=[(1, 1), (1, 1)])
@@ -123,12 +123,13 @@ class LargeResNet(ResNet):
 class DistillerResNet(ResNet):
     """The CIFAR-10 survey's ResNet, which differs from He et al.'s in four ways.
 
-    Inside a stage no ReLU follows a residual sum, only at its end (the published
-    block overwrites it); the networks of three stages have a stem of 64 channels
-    before 16, 32, 64; the last feature map is averaged in 4x4 windows, of which
-    32x32 images leave 2x2 (three stages) or one (four), and flattened: other sizes
-    of images need other weights in the classifier. Convolutions start as PyTorch
-    leaves them.
+    - A ReLU follows only the last residual sum of each stage (the published block overwrites
+      the others).
+    - The networks with three stages have a stem of 64 channels before 16, 32 and 64.
+    - The last feature map is average-pooled in 4x4 windows, which for 32x32 images gives 2x2
+      (three stages) or 1x1 (four stages), and flattened. The shape of the classifier's weight
+      therefore depends on the size of the images.
+    - Convolutions have PyTorch's default initialisation.
     """
 
     kernel_init = staticmethod(uniform_fan_in_kernel)
@@ -138,7 +139,7 @@ class DistillerResNet(ResNet):
         return "shortcut", "linear"
 
     def _stem(self, images: Array, norm: Callable[..., Any]) -> Array:
-        # The last stage must be 4 high and wide; every stage but the first halves, rounding up.
+        # The last stage must be at least 4x4; each stage but the first halves, rounding up.
         self.check_images(images, at_least=3 * 2 ** (len(self.blocks) - 1) + 1)
         return super()._stem(images, norm)
 
@@ -153,7 +154,7 @@ _LARGE_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4
 
 
 def _equal(depth: int) -> tuple[int, int, int]:
-    """Blocks of the three stages of a network of `6 * blocks + 2` layers."""
+    """Blocks per stage of a network with three stages and `6 * blocks + 2` layers."""
     return ((depth - 2) // 6,) * 3
 
 

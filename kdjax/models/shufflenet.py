@@ -1,8 +1,8 @@
 """ShuffleNets V1 (Zhang et al. 2018) and V2 (Ma et al. 2018), in their published forms.
 
-`shufflenetv1` and `shufflenetv2` as in RepDistiller; `shufflenetv2_x*` as in
-chenyaofo's pytorch-cifar-models. The two V2s differ in the stem's kernel and in
-what their layers are called.
+`shufflenetv1` and `shufflenetv2` are RepDistiller's; `shufflenetv2_x*` are those of chenyaofo's
+pytorch-cifar-models. The two forms of V2 differ in the kernel of the stem and in the names of
+their layers.
 """
 
 import dataclasses
@@ -18,17 +18,17 @@ from kdjax.types import Array, Outputs
 
 
 def channel_shuffle(x: Array, groups: int) -> Array:
-    """Interleaves the channels of `groups` equal parts; [b, h, w, c]."""
+    """Interleaves the channels of `groups` equal parts of [b, h, w, c]."""
     *rest, channels = x.shape
     return x.reshape(*rest, groups, channels // groups).swapaxes(-1, -2).reshape(x.shape)
 
 
 class ShuffleNetV1(Model):
-    """ShuffleNet with three groups and stages of 240, 480, 960 channels.
+    """ShuffleNet with three groups and stages of 240, 480 and 960 channels.
 
-    Taps: `stem` (after its ReLU), `stageK_pre` and `stageK` (the last block's sum
-    before and after its ReLU), K = 1, 2, 3, and `pre_logits` (the pooled last stage).
-    Every stage halves the resolution, the stem keeps it.
+    Taps: `stem` (after its ReLU); `stageK_pre` and `stageK`, K = 1, 2, 3 (the last block's
+    output before and after its ReLU); and `pre_logits` (the pooled last stage). Each stage
+    halves the resolution, the stem keeps it.
     """
 
     kernel_init = staticmethod(uniform_fan_in_kernel)
@@ -50,11 +50,11 @@ class ShuffleNetV1(Model):
     def _block(
         self, x: Array, width: int, down: bool, norm: Callable[..., Any], name: str
     ) -> Array:
-        """Block without its last ReLU; the one that halves concatenates instead of adding."""
+        """A block without its last ReLU; a downsampling block concatenates instead of adding."""
         layer = [(f"{name}_conv{i}", f"{name}_bn{i}") for i in (1, 2, 3)]
         features = width - x.shape[-1] if down else width
         inner = features // 4
-        # The stem's few channels are not divided into groups.
+        # The 24 channels of the stem are not divided into groups.
         groups = 1 if x.shape[-1] == 24 else 3
         y = self.conv_norm(x, norm, layer[0], inner, 1, feature_group_count=groups)
         y = channel_shuffle(relu(y), groups)
@@ -69,7 +69,7 @@ class ShuffleNetV1(Model):
 
 @dataclasses.dataclass(frozen=True)
 class LayerNames:
-    """What a code base calls the layers of ShuffleNetV2, in the order of computation."""
+    """The names of the layers of ShuffleNetV2 in a code base, in order of computation."""
 
     stem: Names
     stages: tuple[str, str, str]
@@ -102,18 +102,17 @@ _CIFAR_MODELS = LayerNames(
 
 
 class ShuffleNetV2(Model):
-    """ShuffleNetV2 with stages of 4, 8, 4 blocks.
+    """ShuffleNetV2 with stages of 4, 8 and 4 blocks.
 
-    Taps: `stem` (after its ReLU); `stageK` (the last block, shuffled) and
-    `stageK_pre` (the same before the ReLU of its right half and before the
-    shuffle, as in RepDistiller: its channels are in another order), K = 1, 2, 3;
-    `pre_logits` (the pooled last convolution). Every stage halves the resolution,
-    the stem keeps it.
+    Taps: `stem` (after its ReLU); for K = 1, 2, 3 `stageK` (the last block's output after the
+    shuffle) and `stageK_pre` (before the shuffle and before the ReLU of the right half, as in
+    RepDistiller; its channels are therefore in a different order); `pre_logits` (the pooled
+    last convolution). Each stage halves the resolution, the stem keeps it.
 
     Attributes:
       widths: channels of the three stages and of the last convolution.
-      stem_kernel: of the first convolution.
-      names: what the layers are called.
+      stem_kernel: kernel size of the first convolution.
+      names: names of the layers.
     """
 
     widths: tuple[int, int, int, int] = (116, 232, 464, 1024)
@@ -143,7 +142,7 @@ class ShuffleNetV2(Model):
     def _block(
         self, x: Array, width: int, down: bool, norm: Callable[..., Any], name: str
     ) -> tuple[Array, Array]:
-        """Both halves of a block, [b, h, w, width] each, the right one without its last ReLU."""
+        """The two halves of a block [b, h, w, width], the right one without its last ReLU."""
 
         def layer(x: Array, names: Names, features: int, *, depthwise: bool = False) -> Array:
             names = (f"{name}_{names[0]}", f"{name}_{names[1]}")

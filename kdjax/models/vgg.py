@@ -1,7 +1,7 @@
 """VGG with batch norm (Simonyan & Zisserman 2015), in two published forms.
 
-`vgg{8,11,13,16,19}` as in RepDistiller; `vgg{11,13,16,19}_bn` as in chenyaofo's
-pytorch-cifar-models. The convolutions are the same, what follows them is not.
+`vgg{8,11,13,16,19}` are RepDistiller's; `vgg{11,13,16,19}_bn` are those of chenyaofo's
+pytorch-cifar-models. They have the same convolutions and different classifiers.
 """
 
 from collections.abc import Callable
@@ -22,17 +22,17 @@ _LINEAR = {
 
 
 class VGG(Model):
-    """RepDistiller's VGG: five groups of 3x3 convolutions, one linear layer.
+    """RepDistiller's VGG: five groups of 3x3 convolutions and one linear layer.
 
-    Taps: `stem` is the first group after its last ReLU, `stageK_pre` and `stageK`
-    are group K + 1 before and after it, K = 1 ... 4, all before the max pool;
+    Taps: `stem` is the first group after its last ReLU; `stageK_pre` and `stageK`, K = 1 ... 4,
+    are group K + 1 before and after its last ReLU; all are taken before the max pool.
     `pre_logits` is the pooled last group.
 
-    A max pool follows each of the first three groups; the fourth group's is there
-    only for images 64 high, as in the original. Images are 8x8 or larger.
+    A max pool follows each of the first three groups, and the fourth only if images are 64
+    pixels high, as in the original. Images must be at least 8x8.
 
     Attributes:
-      blocks: convolutions of every group.
+      blocks: number of convolutions per group.
     """
 
     blocks: tuple[int, int, int, int, int] = (1, 1, 1, 1, 1)
@@ -56,11 +56,11 @@ class VGG(Model):
         return Outputs(self.classifier(taps["pre_logits"], name=self._head(), **_LINEAR), taps)
 
     def _pooled(self, height: int) -> tuple[int, ...]:
-        """The groups whose input is pooled."""
+        """The indices of the groups whose input is max-pooled."""
         return (1, 2, 3, 4) if height == 64 else (1, 2, 3)
 
     def _names(self, group: int, conv: int) -> tuple[str, str]:
-        """Names of a convolution and its norm; a ReLU takes the third index."""
+        """The names of a convolution and its norm; the ReLU has the third index."""
         return f"block{group}_{3 * conv}", f"block{group}_{3 * conv + 1}"
 
     def _embed(self, x: Array, train: bool) -> Array:
@@ -71,12 +71,12 @@ class VGG(Model):
 
 
 class VGGHidden(VGG):
-    """The VGG of pytorch-cifar-models: five max pools and two hidden linear layers.
+    """pytorch-cifar-models' VGG: five max pools and two hidden linear layers.
 
-    Taps as in `VGG`, except that `pre_logits` is the second hidden layer after its
-    ReLU [b, 512]. Dropout of 0.5 follows each hidden layer where `apply` gets
-    `rngs={"dropout": key}`. Images are 32x32 or larger; larger ones, which the
-    original cannot take, are averaged before the hidden layers.
+    The taps are those of `VGG`, except that `pre_logits` is the second hidden layer after its
+    ReLU [b, 512]. Dropout with rate 0.5 follows each hidden layer in training if `apply` is
+    given `rngs={"dropout": key}`. Images must be at least 32x32; the maps of larger images,
+    which the original does not accept, are average-pooled before the hidden layers.
     """
 
     min_size = 32
@@ -85,7 +85,7 @@ class VGGHidden(VGG):
         return (1, 2, 3, 4)
 
     def _names(self, group: int, conv: int) -> tuple[str, str]:
-        # One sequence holds everything: three entries a convolution, one a pool.
+        # All layers are numbered consecutively: three per convolution, one per pool.
         index = 3 * (sum(self.blocks[:group]) + conv) + group
         return f"features_{index}", f"features_{index + 1}"
 

@@ -11,25 +11,24 @@ from kdjax.types import Array, Outputs
 
 
 class WideResNet(Model):
-    """A pre-activation ResNet of `6 * blocks + 4` layers, `width` times as wide.
+    """A pre-activation ResNet with `6 * blocks + 4` layers, widened by a factor of `width`.
 
-    Taps: `stem` and `stageK` are what the network passes on, the raw convolution
-    and the raw residual sums; `stageK_pre` is stage K after the batch norm that
-    follows it and before that norm's ReLU; `pre_logits` is the pooled last stage
-    after norm and ReLU.
+    Taps: `stem` and `stageK` are the convolution and the residual sums that the network passes
+    on, without activation; `stageK_pre` is stage K after the following batch norm and before
+    its ReLU; `pre_logits` is the pooled last stage after norm and ReLU.
 
-    Where the shape changes a convolution stands in for the identity. The paper and
-    most code feed it the block's activated input (`convShortcut`); the reproduction
-    of the zero-shot paper (SZamboni/advanceddeep) the raw one (`shortcut.0`). As its
-    files are plain WRNs to their users, variables that have `shortcut_0` are computed
-    its way whatever `raw_shortcut` says.
+    Where the shape changes, a 1x1 convolution replaces the identity shortcut. In the paper and
+    most code its input is the activated input of the block (`convShortcut`); in the
+    reproduction of the zero-shot paper (SZamboni/advanceddeep) it is the raw input
+    (`shortcut.0`). Because that reproduction's files are distributed as plain WRNs, variables
+    with `shortcut_0` are always applied to the raw input, whatever the value of `raw_shortcut`.
 
     Attributes:
-      blocks: residual blocks a stage.
+      blocks: residual blocks per stage.
       width: the widening factor.
-      raw_shortcut: whether new variables have `shortcut_0`, fed with the raw input.
-      last_momentum: of the running averages of the last batch norm, as Flax counts it: 0.1
-        in that reproduction, whose 0.9 is PyTorch's way to say it.
+      raw_shortcut: whether to initialise `shortcut_0`, applied to the raw input.
+      last_momentum: momentum of the last batch norm, as defined by Flax: 0.1 in that
+        reproduction, which passes 0.9 as PyTorch's momentum.
     """
 
     blocks: int = 1
@@ -37,7 +36,7 @@ class WideResNet(Model):
     raw_shortcut: bool = False
     last_momentum: float = 0.9
 
-    # The CIFAR-10 survey's files, and the reproduction's, which lack `layer`.
+    # For the files of the CIFAR-10 survey and of the reproduction, which omits `layer`.
     torch_aliases = ((r"^layer(\d)\.(layer\.)?", r"block\1.layer."), (r"^linear\.", "fc."))
 
     def variant_for(self, keys: Iterable[str]) -> "WideResNet":

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def compiled():
-    """`compiled(function, *arguments)`: as under jit, without what takes XLA most of its time."""
+    """`compiled(function, *arguments)`: calls a jitted function compiled without optimisation."""
 
     def call(function, *arguments):
         options = {"xla_backend_optimization_level": 0}
@@ -16,7 +16,7 @@ def compiled():
 
 @pytest.fixture(scope="session")
 def random_variables():
-    """`random_variables(model)`: positive numbers in the shapes of its variables."""
+    """`random_variables(model)`: random positive variables of the model's shapes."""
 
     def draw(model):
         random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Batch norm is Flax's, with a gradient of its own."""
+"""Batch norm against Flax's."""
 
 import chex
 import flax.linen as nn
@@ -18,7 +18,7 @@ def layers(**kwargs):
 
 
 def variables_of(layer, x):
-    """Of a layer that has seen some training: no two numbers are alike."""
+    """Variables of which no two values are equal, as after some training."""
     variables = layer.init(jax.random.key(0), x)
     leaves, tree = jax.tree.flatten(variables)
     keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -29,7 +29,7 @@ def variables_of(layer, x):
 
 
 def in_training(layer, variables, x, weights):
-    """Output, new averages and the gradients of a weighted sum of the output."""
+    """The gradients of a weighted sum of the output, the output and the new averages."""
 
     def total(params, x):
         given = {**variables, "params": params}
@@ -49,7 +49,7 @@ def examples(shape, dtype="float32"):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize("shape", [(8, 4, 5), (16,)])
-def test_it_is_flax_s_in_training(shape, dtype, tolerance):
+def test_training_equals_flax(shape, dtype, tolerance):
     ours, theirs = layers(use_running_average=False, dtype=dtype)
     x, weights = examples(shape, dtype)
     variables = variables_of(ours, x)
@@ -60,7 +60,7 @@ def test_it_is_flax_s_in_training(shape, dtype, tolerance):
     chex.assert_trees_all_close(mine, expected, rtol=tolerance, atol=tolerance)
 
 
-def test_it_is_flax_s_in_evaluation():
+def test_evaluation_equals_flax():
     ours, theirs = layers(use_running_average=True)
     x, _ = examples((8, 4, 5))
     variables = variables_of(ours, x)
@@ -70,7 +70,7 @@ def test_it_is_flax_s_in_evaluation():
 
 
 @pytest.mark.parametrize("mapped", [jax.pmap, jax.vmap])
-def test_devices_together_normalise_as_one(mapped):
+def test_statistics_are_synchronised_over_a_mapped_axis(mapped):
     (ours, _), (alone, _) = (layers(use_running_average=False, axis_name=n) for n in ("d", None))
     x, weights = examples((DEVICES * 4, 3))
     variables = variables_of(ours, x)
@@ -78,7 +78,7 @@ def test_devices_together_normalise_as_one(mapped):
     shards = (a.reshape(DEVICES, 4, *a.shape[1:]) for a in (x, weights))
     run = mapped(lambda *args: in_training(ours, variables, *args), axis_name="d")
     (own_params, own_x), (_, averages) = run(*shards)
-    # A device's own part of the whole's gradient: they add up to it.
+    # Each device has its part of the gradient; they sum to the whole.
     total = jax.tree.map(lambda p: np.sum(p, axis=0), own_params)
     chex.assert_trees_all_close(total, params, rtol=1e-4, atol=1e-5)
     chex.assert_trees_all_close(own_x.reshape(x.shape), of_x, rtol=1e-4, atol=1e-5)

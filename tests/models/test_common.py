@@ -290,7 +290,7 @@ def test_mistakes_in_create_are_one_line_errors(name, attributes, message):
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small"])
 def test_an_unknown_stem_is_refused(name):
-    with pytest.raises(UserError, match=r"stem='large': choose"):
+    with pytest.raises(UserError, match=r"unknown stem='large': choose"):
         traced(name, stem="large")
 
 

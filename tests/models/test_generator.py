@@ -6,7 +6,7 @@ from kdjax import UserError, models
 
 
 @pytest.mark.parametrize("image_shape", [(32, 32, 3), (28, 28, 1), (12, 20, 2)])
-def test_shapes(image_shape):
+def test_shapes_of_images_and_statistics(image_shape):
     generator = models.create("generator", image_shape=image_shape, latent_dim=10)
     latents = jax.ShapeDtypeStruct((5, 10), jnp.float32)
     variables = jax.eval_shape(lambda z: generator.init(jax.random.key(0), z, train=False), latents)
@@ -33,7 +33,7 @@ def test_bfloat16_gives_float32_images():
         ({"latent_dim": 10}, (2, 100), r"latents have shape \(2, 100\); .* \[batch, 10\]"),
     ],
 )
-def test_errors(attributes, latents, message):
+def test_wrong_shapes_are_refused(attributes, latents, message):
     generator = models.create("generator", **attributes)
     with pytest.raises(UserError, match=message):
         jax.eval_shape(
@@ -41,8 +41,8 @@ def test_errors(attributes, latents, message):
         )
 
 
-def test_spectral_normalisation_bounds_what_a_convolution_can_do():
-    """After some iterations sigma is the kernel's largest singular value, by which it is divided."""
+def test_spectral_norm_estimates_the_largest_singular_value():
+    """After enough power iterations, sigma is the largest singular value of the kernel."""
     generator = models.create("generator", image_shape=(4, 4, 1), latent_dim=3, spectral_norm=True)
     latents = jax.random.normal(jax.random.key(1), (4, 3))
     variables = jax.jit(generator.init)(jax.random.key(0), latents)

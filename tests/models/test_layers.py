@@ -1,4 +1,4 @@
-"""What the layers promise beyond their values."""
+"""Gradients and compilation of the shared layers."""
 
 import chex
 import jax
@@ -8,7 +8,7 @@ from kdjax import models
 from kdjax.models.layers import relu
 
 
-def test_relu_is_relu_with_gradient_zero_at_zero():
+def test_relu_has_gradient_zero_at_zero():
     x = jnp.array([-jnp.inf, -1.0, -0.0, 0.0, 1e-30, 2.0, jnp.inf, jnp.nan])
     chex.assert_trees_all_equal(relu(x), jax.nn.relu(x))
     slope = jax.vmap(jax.grad(relu))(x[:-1])
@@ -16,8 +16,8 @@ def test_relu_is_relu_with_gradient_zero_at_zero():
     assert relu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
-def test_a_compiled_step_grows_linearly_with_depth():
-    """XLA's CPU backend would fuse a whole stage's chain of sums into each weight gradient."""
+def test_the_compiled_gradient_grows_linearly_with_depth():
+    """XLA's CPU backend must not fuse a stage's chain of sums into each weight gradient."""
 
     def sums(depth):
         model = models.create(f"resnet{depth}", num_classes=4)
@@ -33,5 +33,6 @@ def test_a_compiled_step_grows_linearly_with_depth():
         return compiled.as_text().count(" add(")
 
     shallow, middle, deep = map(sums, (14, 20, 32))
-    # Twice as many more blocks from 20 to 32 as from 14 to 20. (The only block of a stage differs.)
+    # From 20 to 32 layers twice as many blocks are added as from 14 to 20. (Depth 8 is not used:
+    # a stage with a single block compiles differently.)
     assert deep - middle <= 2 * (middle - shallow)

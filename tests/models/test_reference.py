@@ -1,7 +1,7 @@
 """Logits and taps against the original PyTorch code.
 
-`reference/models.json` and `.npz` were computed with it, as were the literals here;
-the weights are made by a rule from the keys of the state dict.
+`reference/models.json`, `reference/models.npz` and the literals in this file were computed with
+the original code. Its weights are random numbers seeded by the keys of the state dict.
 """
 
 import functools
@@ -19,7 +19,7 @@ REFERENCE = Path(__file__).parents[1] / "reference"
 CONTENT = json.loads((REFERENCE / "models.json").read_text())
 SEED = CONTENT["seed"]
 ENTRIES = {entry["model"]: entry for entry in CONTENT["models"]}
-# The reference allows 1e-3; float32 on two backends leaves 3e-6.
+# The reference allows 1e-3; the rounding of two backends in float32 causes errors of 3e-6.
 TOLERANCE = 1e-5
 
 
@@ -53,7 +53,7 @@ def assert_close(actual, expected) -> None:
 
 
 @pytest.mark.parametrize("entry", [e for e in ENTRIES if ENTRIES[e]["kdjax"] != "generator"])
-def test_original(entry, compiled):
+def test_logits_and_taps_equal_the_original(entry, compiled):
     content = ENTRIES[entry]
     name, classes = content["kdjax"], content["num_classes"]
     state_dict = {key: weight(key, tuple(shape)) for key, shape in content["state_dict"]}
@@ -73,7 +73,7 @@ def test_original(entry, compiled):
             assert_close(value, arrays[f"{entry}/tap/{tap}"])
 
 
-def test_original_generator(compiled):
+def test_generated_images_equal_the_original(compiled):
     content = ENTRIES["zskt.generator"]
     state_dict = {key: weight(key, tuple(shape)) for key, shape in content["state_dict"]}
     variables = torch_import.convert("generator", state_dict)
@@ -105,7 +105,7 @@ MORE = [
 @pytest.mark.parametrize(
     ("name", "kwargs", "resolution", "expected"), MORE, ids=[f"{m[0]}-{m[2]}" for m in MORE]
 )
-def test_original_literals(name, kwargs, resolution, expected, compiled):
+def test_logits_equal_literals_of_the_original(name, kwargs, resolution, expected, compiled):
     model = models.create(name, num_classes=10, **kwargs)
     shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), model.example())
     empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), shapes)

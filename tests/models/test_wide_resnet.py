@@ -5,8 +5,8 @@ import pytest
 from kdjax import models
 
 
-def test_variables_say_where_the_shortcut_starts(compiled, random_variables):
-    """The same numbers under the reproduction's names give another function."""
+def test_the_names_of_the_variables_determine_the_input_of_the_shortcut(compiled, random_variables):
+    """The same weights under the reproduction's names give a different function."""
     images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
     model = models.create("wrn_10_1", num_classes=10)
     raw_model = models.create("wrn_10_1", num_classes=10, raw_shortcut=True)
@@ -25,7 +25,7 @@ def test_variables_say_where_the_shortcut_starts(compiled, random_variables):
 
 
 @pytest.mark.parametrize("raw_shortcut", [False, True])
-def test_names(raw_shortcut):
+def test_names_of_the_shortcuts(raw_shortcut):
     model = models.create("wrn_10_1", num_classes=10, raw_shortcut=raw_shortcut)
     params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), model.example())["params"]
     expected = "shortcut_0" if raw_shortcut else "convShortcut"
@@ -43,14 +43,14 @@ def test_names(raw_shortcut):
         (".params['block2_layer_0_convShortcut']['kernel']", False),
     ],
 )
-def test_variant(key, raw_shortcut):
-    """Keys of a state dict and of a checkpoint tell."""
+def test_variant_for_keys(key, raw_shortcut):
+    """Keys of a state dict and paths of a checkpoint."""
     model = models.create("wrn_10_1", num_classes=10)
     assert model.variant_for(["conv1.weight", key]).raw_shortcut == raw_shortcut
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.1])
-def test_the_last_norm_has_a_momentum_of_its_own(momentum):
+def test_momentum_of_the_last_batch_norm(momentum):
     model = models.create("wrn_10_1", num_classes=3, in_channels=1, last_momentum=momentum)
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
     variables = jax.jit(model.init)(jax.random.key(0), images)
