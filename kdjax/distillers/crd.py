@@ -167,10 +167,13 @@ def draw_negatives(rng: Array, other: Array, negatives: int, indices: Array) -> 
     order_key, start_key = jax.random.split(rng)
     order = jax.random.permutation(order_key, other.shape[1])
     keys = jax.vmap(jax.random.fold_in, (None, 0))(start_key, indices)
-    start = jax.vmap(lambda key, n: jax.random.randint(key, (1,), 0, jnp.maximum(n, 1)[0]))
+
+    def draw_start(key: Array, count: Array) -> Array:
+        return jax.random.randint(key, (1,), 0, jnp.maximum(count, 1)[0])
+
     # The rank of each key among the candidates, in the permuted order.
     rank = (jnp.cumsum(other[:, order], axis=1) - 1)[:, jnp.argsort(order)]
-    inside = (rank - start(keys, pool)) % jnp.maximum(pool, 1) < negatives
+    inside = (rank - jax.vmap(draw_start)(keys, pool)) % jnp.maximum(pool, 1) < negatives
     return jnp.where(other & inside, repeats, 0.0)
 
 

@@ -38,7 +38,8 @@ def _pooling(size: int, out: int) -> np.ndarray:
     i = np.arange(out)[:, None]
     first, last = i * size // out, -(-(i + 1) * size // out)
     inside = (np.arange(size) >= first) & (np.arange(size) < last)
-    return inside.astype(np.float32) / inside.sum(1, keepdims=True)
+    weights: np.ndarray = inside.astype(np.float32) / inside.sum(1, keepdims=True)
+    return weights
 
 
 def smaller_size(student: Array, teacher: Array) -> tuple[int, int]:

@@ -73,7 +73,8 @@ def pkt(student_embedding: Array, teacher_embedding: Array, *, eps: float = 1e-7
 
     def probabilities(embedding: Array) -> Array:
         x = _flat(embedding)
-        x = x / (optax.safe_norm(x, 0.0, axis=1, keepdims=True) + eps)
+        norm: Array = optax.safe_norm(x, 0.0, axis=1, keepdims=True)
+        x = x / (norm + eps)
         similarity = (x @ x.T + 1) / 2
         return similarity / jnp.sum(similarity, axis=1, keepdims=True)
 
@@ -135,4 +136,5 @@ def _off_diagonal(b: int) -> float:
 
 def _huber(difference: Array) -> Array:
     """PyTorch's smooth L1: x^2 / 2 for |x| <= 1, |x| - 1/2 otherwise."""
-    return optax.losses.huber_loss(difference)
+    loss: Array = optax.losses.huber_loss(difference)
+    return loss

@@ -83,7 +83,9 @@ def _normalize(
     return _forward(x, scale, bias, epsilon, axis_name)[0]
 
 
-def _forward(x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None) -> Any:
+def _forward(
+    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None
+) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array, Array]]:
     exact = _at_least_float32(x)
     mean, square = parallel.pmean((_mean(exact), _mean(exact * exact)), axis_name)
     # Rounding may make the difference negative.
@@ -92,7 +94,12 @@ def _forward(x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str
     return (_affine(exact, mean, rstd * scale, bias), mean, variance), (x, mean, rstd, scale)
 
 
-def _backward(epsilon: float, axis_name: str | None, saved: Any, grads: Any) -> Any:
+def _backward(
+    epsilon: float,
+    axis_name: str | None,
+    saved: tuple[Array, Array, Array, Array],
+    grads: tuple[Array, Array, Array],
+) -> tuple[Array, Array, Array]:
     x, mean, rstd, scale = saved
     grad, *_ = grads
     exact = _at_least_float32(x)

@@ -65,14 +65,15 @@ class Generator(Layers):
             x = x.repeat(2, axis=1).repeat(2, axis=2)
             x = norm(name=f"layers_{index + 1}")(self._conv(x, features, f"layers_{index}", train))
             x = nn.leaky_relu(x, 0.2)
-        x = norm(name="layers_12")(self._conv(x, channels, "layers_11", train))
-        return x.astype(jnp.float32)
+        images: Array = norm(name="layers_12")(self._conv(x, channels, "layers_11", train))
+        return images.astype(jnp.float32)
 
     def _conv(self, x: Array, features: int, name: str, train: bool) -> Array:
         bias_init = uniform_fan_in(9 * x.shape[-1])
         conv = self.conv(features, 3, use_bias=True, bias_init=bias_init, name=name)
         if self.spectral_norm:
-            return nn.SpectralNorm(conv, name=f"{name}_spectral")(x, update_stats=train)
+            y: Array = nn.SpectralNorm(conv, name=f"{name}_spectral")(x, update_stats=train)
+            return y
         return conv(x)
 
 

@@ -114,7 +114,7 @@ class Layers(nn.Module):
     def conv_norm(
         self,
         x: Array,
-        norm: Callable[..., Any],
+        norm: Callable[..., Callable[[Array], Array]],
         names: Names,
         features: int,
         kernel: int,
@@ -182,7 +182,8 @@ class Model(Layers, kw_only=True):
           rate: probability of dropping an element.
           train: whether the network is in training mode.
         """
-        return nn.Dropout(rate, deterministic=not (train and self.has_rng("dropout")))(x)
+        dropped: Array = nn.Dropout(rate, deterministic=not (train and self.has_rng("dropout")))(x)
+        return dropped
 
     def classifier(self, features: Array, *, name: str, **kwargs: Any) -> Array:
         """Applies a linear layer: [b, d] to float32 logits [b, num_classes]."""
@@ -214,4 +215,5 @@ def flatten(feature_map: Array) -> Array:
 
 def max_pool(feature_map: Array) -> Array:
     """2x2 max pooling with stride 2; an odd last row or column is dropped."""
-    return nn.max_pool(feature_map, (2, 2), (2, 2))
+    pooled: Array = nn.max_pool(feature_map, (2, 2), (2, 2))
+    return pooled

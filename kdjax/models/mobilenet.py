@@ -8,6 +8,7 @@ them, given a plan of their layers.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -113,7 +114,7 @@ class MobileNet(Model):
         """The plan of the network's layers."""
         raise NotImplementedError
 
-    def _inverted_residual(self, x: Array, block: Block, norm: Callable[..., nn.Module]) -> Array:
+    def _inverted_residual(self, x: Array, block: Block, norm: Callable[..., Any]) -> Array:
         y = x
         if block.expand:
             y = block.activation(self.conv_norm(y, norm, block.expand, block.expanded, 1))

@@ -117,7 +117,8 @@ class LargeResNet(ResNet):
             raise UserError(f"unknown stem={self.stem!r}: choose 'cifar' or 'imagenet'")
         x = self.check_images(images)
         x = self.conv_norm(x, norm, ("conv1", "bn1"), self.widths[0], 7, stride=2)
-        return nn.max_pool(relu(x), (3, 3), (2, 2), padding=[(1, 1), (1, 1)])
+        pooled: Array = nn.max_pool(relu(x), (3, 3), (2, 2), padding=[(1, 1), (1, 1)])
+        return pooled
 
 
 class DistillerResNet(ResNet):

@@ -79,7 +79,7 @@ def convolve(images: Array, kernel: Array) -> Array:
       float32 [b, h, w, d].
     """
     u = _transform_kernel(kernel)
-    results = lax.map(lambda chunk: _convolve_chunk(chunk, u), _split(images, kernel))
+    results: Array = lax.map(lambda chunk: _convolve_chunk(chunk, u), _split(images, kernel))
     return results.reshape(*images.shape[:-1], -1)
 
 
