@@ -50,33 +50,33 @@ def examples(shape, dtype="float32"):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize("shape", [(8, 4, 5), (16,)])
 def test_training_equals_flax(shape, dtype, tolerance):
-    ours, theirs = layers(use_running_average=False, dtype=dtype)
+    layer, reference = layers(use_running_average=False, dtype=dtype)
     x, weights = examples(shape, dtype)
-    variables = variables_of(ours, x)
-    chex.assert_trees_all_equal_shapes_and_dtypes(variables, variables_of(theirs, x))
-    mine = in_training(ours, variables, x, weights)
-    expected = in_training(theirs, variables, x, weights)
-    chex.assert_trees_all_equal_dtypes(mine, expected)
-    chex.assert_trees_all_close(mine, expected, rtol=tolerance, atol=tolerance)
+    variables = variables_of(layer, x)
+    chex.assert_trees_all_equal_shapes_and_dtypes(variables, variables_of(reference, x))
+    actual = in_training(layer, variables, x, weights)
+    expected = in_training(reference, variables, x, weights)
+    chex.assert_trees_all_equal_dtypes(actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_evaluation_equals_flax():
-    ours, theirs = layers(use_running_average=True)
+    layer, reference = layers(use_running_average=True)
     x, _ = examples((8, 4, 5))
-    variables = variables_of(ours, x)
+    variables = variables_of(layer, x)
     chex.assert_trees_all_close(
-        ours.apply(variables, x), theirs.apply(variables, x), rtol=1e-6, atol=1e-6
+        layer.apply(variables, x), reference.apply(variables, x), rtol=1e-6, atol=1e-6
     )
 
 
 @pytest.mark.parametrize("mapped", [jax.pmap, jax.vmap])
 def test_statistics_are_synchronised_over_a_mapped_axis(mapped):
-    (ours, _), (alone, _) = (layers(use_running_average=False, axis_name=n) for n in ("d", None))
+    (layer, _), (alone, _) = (layers(use_running_average=False, axis_name=n) for n in ("d", None))
     x, weights = examples((DEVICES * 4, 3))
-    variables = variables_of(ours, x)
+    variables = variables_of(layer, x)
     params, of_x = in_training(alone, variables, x, weights)[0]
     shards = (a.reshape(DEVICES, 4, *a.shape[1:]) for a in (x, weights))
-    run = mapped(lambda *args: in_training(ours, variables, *args), axis_name="d")
+    run = mapped(lambda *args: in_training(layer, variables, *args), axis_name="d")
     (own_params, own_x), (_, averages) = run(*shards)
     # Each device has its part of the gradient; they sum to the whole.
     total = jax.tree.map(lambda p: np.sum(p, axis=0), own_params)
@@ -87,8 +87,8 @@ def test_statistics_are_synchronised_over_a_mapped_axis(mapped):
 
 
 def test_a_constant_channel_has_a_finite_gradient():
-    ours, _ = layers(use_running_average=False)
+    layer, _ = layers(use_running_average=False)
     x = jnp.full((8, C), 1e3)
-    grads, (y, averages) = in_training(ours, variables_of(ours, x), x, jnp.ones_like(x))
+    grads, (y, averages) = in_training(layer, variables_of(layer, x), x, jnp.ones_like(x))
     chex.assert_tree_all_finite((grads, y, averages))
     np.testing.assert_allclose(grads[1], 0, atol=1e-3)
