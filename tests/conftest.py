@@ -1,5 +1,6 @@
 """All tests run on two virtual CPU devices, with implicit rank promotion an error."""
 
+import ctypes
 import importlib.metadata
 import os
 import shutil
@@ -23,6 +24,25 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.01"
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# In bytes. A compiled program takes about a megabyte, and JAX keeps them all.
+MEMORY = 900_000_000
+
+
+def _resident():
+    """Bytes of this process in memory, where the system says so."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Forgets compiled programs where they take much; what is needed again is read from the cache."""
+    if _resident() > MEMORY:
+        jax.clear_caches()
+        if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+            libc.malloc_trim(0)
 
 
 def pytest_unconfigure():
