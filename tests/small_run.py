@@ -13,7 +13,9 @@ def small_config(**changes) -> ConfigDict:
     """Teacher, scratch and kd, a few steps each; `changes` go to all phases."""
     config = common.base()
     config.log_every = 4
-    config.eval_every = 0.05
+    # As many as are evaluated at once; an evaluation every second step of 32.
+    config.data.train_examples = 500
+    config.eval_every = 0.13
     config.train.update(steps=6, batch_size=32, **changes)
     config.train.augment.update(flip=False, padding=1)
     config.teacher.model = config.student.model = "resnet8"
