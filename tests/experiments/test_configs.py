@@ -63,6 +63,7 @@ def test_debug_runs_any_config_on_embedded_data(tmp_path):
     config = function_matching.get_config("cifar10")
     config.debug = True
     config.student.model = config.teacher.model = "resnet8"
+    config.teacher.model_options.widths = config.student.model_options.widths = (8, 8, 8, 8)
     config.data.resize = 8
     summary, printed = execute(config, tmp_path / "run")
     assert [p["steps"] for p in summary["phases"].values()] == [2, 2, 2, 2]
