@@ -14,7 +14,9 @@ os.environ["XLA_FLAGS"] = (
 )
 if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 12):
     # Later versions have only one kind of emitter, and abort on a flag that they do not know.
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] += (
+        " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    )
 # Programs that several tests share are compiled once. The workers of pytest-xdist and the
 # subprocesses of tests inherit the environment, so this includes them.
 if "PYTEST_XDIST_WORKER" not in os.environ:
