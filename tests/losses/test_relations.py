@@ -19,7 +19,7 @@ def _embedding(seed, b=6, d=8):
 
 @pytest.mark.parametrize("name", RELATIONS)
 def test_loss_is_zero_for_equal_embeddings_and_for_a_single_example(name):
-    value, gradient = jax.value_and_grad(RELATIONS[name])(_embedding(0), _embedding(0))
+    value, gradient = jax.jit(jax.value_and_grad(RELATIONS[name]))(_embedding(0), _embedding(0))
     np.testing.assert_allclose(value, 0.0, atol=1e-6)
     np.testing.assert_allclose(gradient, np.zeros((6, 8)), atol=1e-5)
     one = RELATIONS[name](_embedding(0, 1), _embedding(1, 1))
@@ -28,9 +28,9 @@ def test_loss_is_zero_for_equal_embeddings_and_for_a_single_example(name):
 
 @pytest.mark.parametrize("name", RELATIONS)
 def test_gradients_are_finite_for_equal_and_for_zero_examples(name):
+    slope = jax.jit(jax.grad(RELATIONS[name]))
     for student in (jnp.ones((4, 8)), jnp.zeros((4, 8))):
-        gradient = jax.grad(RELATIONS[name])(student, _embedding(1, 4))
-        assert jnp.isfinite(gradient).all()
+        assert jnp.isfinite(slope(student, _embedding(1, 4))).all()
 
 
 @pytest.mark.parametrize("name", ["pkt", "rkd"])
@@ -43,7 +43,8 @@ def test_losses_are_invariant_to_rotation_and_scale(name):
 
 def test_losses_of_parts_of_the_anchors_average_to_the_whole():
     student, teacher = _embedding(0, 8), _embedding(1, 8)
-    parts = [losses.rkd(student, teacher, anchors=jnp.arange(i, i + 2)) for i in range(0, 8, 2)]
+    part = jax.jit(lambda anchors: losses.rkd(student, teacher, anchors=anchors))
+    parts = [part(jnp.arange(i, i + 2)) for i in range(0, 8, 2)]
     np.testing.assert_allclose(np.mean(parts), losses.rkd(student, teacher), rtol=1e-5)
 
 
