@@ -16,7 +16,7 @@ import pytest
 
 from kdjax import checkpoint, distillers, parallel, train
 from kdjax.data import views
-from kdjax.types import Context, Network, Outputs, UserError
+from kdjax.types import Context, Network, Outputs, TeacherInputs, UserError
 
 CLASSES, SIDE, EXAMPLES = 5, 16, 12
 
@@ -51,16 +51,24 @@ def _images(seed, b):
     return np.random.default_rng(seed).integers(0, 256, (b, SIDE, SIDE, 1)).astype(np.uint8)
 
 
+@jax.jit
+def _networks(images):
+    """The teacher's variables, and the outputs of both networks with random weights."""
+    student = STUDENT.init(jax.random.key(1), images)
+    teacher = TEACHER.init(jax.random.key(2), images)
+    return teacher, STUDENT.evaluate(student, images), TEACHER.evaluate(teacher, images)
+
+
+@functools.cache
 def _context(seed=0, b=4):
     """A train step's context, from networks with random weights."""
     images = views.as_pixels(jnp.asarray(_images(seed, b)))
-    student = STUDENT.init(jax.random.key(1), images)
-    teacher = TEACHER.init(jax.random.key(2), images)
+    teacher, student_outputs, teacher_outputs = _networks(images)
     labels = np.random.default_rng(3).integers(0, CLASSES, EXAMPLES).astype(np.int32)
     index = jnp.arange(seed, seed + b, dtype=jnp.int32)
     return Context(
-        student=STUDENT.evaluate(student, images),
-        teachers=(TEACHER.evaluate(teacher, images),),
+        student=student_outputs,
+        teachers=(teacher_outputs,),
         labels=jax.nn.one_hot(labels[index], CLASSES),
         index=index,
         step=jnp.int32(seed),
@@ -91,9 +99,13 @@ def _abstract(context):
     )
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _variables(name, context):
+    return distillers.create(name).init(jax.random.key(0), _abstract(context))
+
+
 def _init(name, context):
-    distiller = distillers.create(name)
-    return distiller, distiller.init(jax.random.key(0), _abstract(context))
+    return distillers.create(name), _variables(name, context)
 
 
 def _objective(distiller, variables, context):
@@ -105,19 +117,24 @@ def _objective(distiller, variables, context):
     return objective
 
 
-def _value_and_gradients(name, context):
-    distiller, variables = _init(name, context)
-    objective = _objective(distiller, variables, context)
+@functools.partial(jax.jit, static_argnums=0)
+def _gradients(name, variables, context):
+    objective = _objective(distillers.create(name), variables, context)
     both = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
-    (_, term), gradients = jax.jit(both)(context.student, variables["params"])
+    (_, term), gradients = both(context.student, variables["params"])
     return term, gradients
+
+
+def _value_and_gradients(name, context):
+    return _gradients(name, _variables(name, context), context)
 
 
 @functools.cache
 def _uses_logits(name):
     """Whether the loss depends on the student's logits, according to its jaxpr."""
-    context = _abstract(_context())
+    context = _context()
     distiller, variables = _init(name, context)
+    context = _abstract(context)
 
     def loss(logits, variables, context):
         student = context.student._replace(logits=logits)
@@ -164,7 +181,7 @@ def test_loss_returns_a_value_per_example_or_a_scalar_and_keeps_the_structure_of
     context = _context()
     distiller, variables = _init(name, context)
     assert set(variables) == {"params", "state"}
-    term = distiller.loss(variables, context)
+    term = jax.eval_shape(distiller.loss, variables, context)
     assert term.value.shape in ((), (4,))
     assert term.value.dtype == jnp.float32
     chex.assert_trees_all_equal_shapes_and_dtypes(term.state, variables["state"])
@@ -236,7 +253,8 @@ def test_init_and_loss_are_deterministic(name):
     context = _context()
     distiller, variables = _init(name, context)
     again = distillers.create(name)
-    chex.assert_trees_all_equal(again.init(jax.random.key(0), _abstract(context)), variables)
+    init = jax.jit(lambda context: again.init(jax.random.key(0), _abstract(context)))
+    chex.assert_trees_all_equal(init(context), variables)
     chex.assert_trees_all_equal(again.loss(variables, context), distiller.loss(variables, context))
 
 
@@ -244,7 +262,7 @@ def test_init_and_loss_are_deterministic(name):
 def test_no_gradient_reaches_the_teacher(name):
     data = {"images": _images(0, EXAMPLES), "labels": np.arange(EXAMPLES, dtype=np.int32) % CLASSES}
     data = jax.tree.map(jnp.asarray, data)
-    teacher = TEACHER.init(jax.random.key(2), jnp.zeros((1, SIDE, SIDE, 1)))
+    (teacher,) = _context().teacher_variables
     state, step = _state_and_step(distillers.create(name), optax.sgd(0.0), teacher, data)
     batch = {"index": jnp.arange(4)[None]}
 
@@ -252,7 +270,7 @@ def test_no_gradient_reaches_the_teacher(name):
         """The loss as a function of the teacher's last layer, which affects only its logits."""
         params = teacher["params"] | {"Dense_4": classifier}
         variables = teacher | {"params": params}
-        return step(state, (variables,), data, batch, jax.random.key(0))[1]["loss"]
+        return step(state, TeacherInputs((variables,)), data, batch, jax.random.key(0))[1]["loss"]
 
     gradient = jax.jit(jax.grad(loss))(teacher["params"]["Dense_4"])
     chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, gradient))
@@ -316,13 +334,13 @@ def test_resuming_from_a_checkpoint_is_exact(name, tmp_path):
         return
     data = {"images": _images(0, EXAMPLES), "labels": np.arange(EXAMPLES, dtype=np.int32) % CLASSES}
     data = jax.tree.map(jnp.asarray, data)
-    teacher = TEACHER.init(jax.random.key(2), jnp.zeros((1, SIDE, SIDE, 1)))
+    (teacher,) = _context().teacher_variables
     state, step = _state_and_step(distiller, optax.sgd(1e-3, momentum=0.9), teacher, data)
     step = jax.jit(step)
 
     def advance(state, start):
         batch = {"index": jnp.arange(start, start + 4, dtype=jnp.int32)[None]}
-        return step(state, (teacher,), data, batch, jax.random.key(0))[0]
+        return step(state, TeacherInputs((teacher,)), data, batch, jax.random.key(0))[0]
 
     state = advance(state, 0)
     stored = checkpoint.Checkpoints(tmp_path / "checkpoints")
