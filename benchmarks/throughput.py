@@ -72,8 +72,10 @@ def main() -> None:
     """Measures what the flags describe."""
     import jax
 
-    from configs import common
-    from experiments import models, networks, phase
+    from configs.methods import objective
+    from experiments import models, networks
+    from experiments.length import Length, StepLimit
+    from experiments.objective import make_objective
     from kdjax import optimizers, parallel, train
     from kdjax.data import batches, views
     from kdjax.types import TeacherInputs
@@ -86,8 +88,8 @@ def main() -> None:
     )
     teachers = [networks.create(_TEACHER.value, **what)] if _TEACHER.value else []
     names = _METHODS.value.split("+") if teachers else ["cross_entropy"]
-    objective = common.objective(names, _TEACHER.value, _STUDENT.value)
-    distiller = phase.make_objective(objective, total_steps=1000, steps_per_epoch=100)
+    terms = objective(names, _TEACHER.value, _STUDENT.value)
+    distiller = make_objective(terms, Length(StepLimit(1000), 100.0))
     optimizer = optimizers.create("sgd", 0.05, weight_decay=5e-4)
     step = devices.map(
         train.make_train_step(

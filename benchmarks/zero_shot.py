@@ -32,38 +32,52 @@ _OPPONENTS = ("eager", "channels_last")
 def _run_kdjax() -> None:
     import jax
 
-    from experiments import networks, work
-    from kdjax import distillers, parallel, schedules
+    from configs import common
+    from experiments import networks
+    from experiments.data import PhaseData
+    from experiments.length import Length, StepLimit
+    from experiments.tasks import DataFree, Setup, StepInputs
+    from kdjax import parallel
 
     b, side = _BATCH.value, _SIZE.value
     devices = parallel.Devices.dividing(b)
     what = dict(num_classes=10, in_channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
     student = networks.create(vs_pytorch.STUDENT.value, **what, axis_name=parallel.AXIS)
     teacher = networks.create(vs_pytorch.TEACHER.value, **what)
-    # Length of the schedule, more than a comparison makes.
-    steps = 100_000
-    kind = work.data_free(
-        work.Settings(student_steps=(_STUDENT_STEPS.value,)), student=student, teachers=[teacher],
-        distiller=distillers.weighted_sum(at=(250.0, distillers.create("at"))),
-        optimizer={"name": "adam", "learning_rate": 2e-3, "grad_clip_norm": 5.0},
-        schedule=lambda peak_value: schedules.create(
-            "cosine", peak_value, total_steps=steps, steps_per_epoch=1
-        ),
-        image_shape=(side, side, 3), num_classes=10, batch_size=b, steps=steps, devices=devices,
-    )  # fmt: skip
+    config = common.inherit(
+        common.base().student,
+        batch_size=b,
+        objective={"at": {"weight": 250.0}},
+        adversarial={"student_steps": (_STUDENT_STEPS.value,)},
+        optimizer={
+            "name": "adam",
+            "learning_rate": 2e-3,
+            "weight_decay": 0.0,
+            "grad_clip_norm": 5.0,
+        },
+    )
+    data = PhaseData(splits={}, num_classes=10, channels=3, image_size=side)
+    setup = Setup("zero_shot", config, student, [teacher], data, devices)
+    # More pseudo-batches than a comparison makes.
+    task = DataFree.create(setup, Length(StepLimit(100_000), 1.0))
     image = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
     variables = jax.jit(lambda key: teacher.init(key, jax.numpy.zeros(image.shape)))(
         jax.random.key(1)
     )
-    state = jax.jit(kind.init)(jax.random.key(0), (variables,), None)
-    key = devices.replicate(jax.random.key(2))
-    advance = kind.begin([(devices.replicate(variables),)], [], [key], [0], 0)
+    state = jax.jit(task.init)(jax.random.key(0), (variables,), None)
+    inputs = StepInputs(
+        teacher_variables=[(devices.replicate(variables),)],
+        teacher_logits=[],
+        keys=[devices.replicate(jax.random.key(2))],
+        data_seeds=[0],
+    )
+    run_steps = task.make_step(inputs, 0)
     states = (devices.replicate(jax.device_get(state)),)
     step = 0
     for counts in turns.repetitions(1):
         start = time.perf_counter()
         for _ in range(_REPETITIONS.value):
-            states, metrics = advance(states, step, 1)
+            states, metrics = run_steps(states, step, 1)
             jax.block_until_ready((states, metrics))
             step += 1
         if counts:

@@ -3,22 +3,23 @@
     python -m experiments.main \\
         --config=configs/distill.py:teacher=wrn_40_2,student=wrn_16_2,methods=crd+kd,data=cifar100
 
-Three phases: the teacher (trained, or taken from `--config.teacher.checkpoint`: a phase's
-folder or a PyTorch file), the student from scratch, and the student by `methods`: one or
-several names of `kdjax.distillers`, joined by `+`, with their usual weights. With no
-arguments `wrn_16_2` teaches `wrn_10_1` by KD on the digits, in one minute on two
-CPU cores (results/digits.md). The protocol is that of configs/train.py; the weights are
-RepDistiller's, of DKD and OFD mdistiller's.
+There are three phases: the teacher, trained or loaded from `--config.teacher.checkpoint`
+(the folder of a phase or a PyTorch file); the student from scratch; and the student by
+`methods`, one or several names of `kdjax.distillers` joined by `+`, with their usual
+weights (`configs/methods.py`). Without arguments, `wrn_16_2` teaches `wrn_10_1` by KD on
+the digits, in one minute on two CPU cores (results/digits.md). The protocol is that of
+configs/train.py. Weights are RepDistiller's; those of DKD and OFD are mdistiller's.
 
-AB, FSP and Factor Transfer have a first phase of their own, an eighth as long, as in
-RepDistiller; `joint=1` puts them beside the labels from the start instead. FitNet is
-joint in RepDistiller. `scratch=0` leaves out the student from scratch;
-`protocol=survey` or `protocol=review` trains as those papers' code does.
+AB, FSP and Factor Transfer have a first phase, an eighth as long, as in RepDistiller;
+`joint=1` trains them beside the labels from the start instead. FitNet is trained that way
+in RepDistiller. `scratch=0` leaves out the student from scratch. `protocol=survey` and
+`protocol=review` train as the code of those papers does.
 """
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, protocols
+from configs.methods import add_methods
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -32,13 +33,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         joint=0,
         protocol="",
     )
-    config = common.pair(args.teacher, args.student, args.data, args.protocol)
+    config = protocols.pair(args.teacher, args.student, args.data, args.protocol)
     if args.scratch:
         config.phases.scratch = common.inherit(config.student, teachers=("teacher",))
-    common.add_methods(
-        config,
-        args.methods.split("+"),
-        joint=bool(args.joint),
-        protocol=args.protocol,
-    )
+    add_methods(config, args.methods.split("+"), joint=bool(args.joint), protocol=args.protocol)
     return config

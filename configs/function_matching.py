@@ -2,42 +2,42 @@
 
     python -m experiments.main --config=configs/function_matching.py[:VARIANT]
 
-Four phases: a teacher; the student from scratch; the student by KD on the labels and
-the teacher's logits (Hinton et al. 2015); the student by function matching (Beyer et
-al. 2022, "Knowledge distillation: a good teacher is patient and consistent"), which
-sees what its teacher sees, crops and mixture alike, and is trained by KL alone.
+There are four phases: a teacher; the student from scratch; the student by KD, on the labels
+and the teacher's logits (Hinton et al. 2015); and the student by function matching (Beyer
+et al. 2022, "Knowledge distillation: a good teacher is patient and consistent"), which sees
+the crops and mixtures that its teacher sees and is trained by KL alone.
 
 Variants, and what they cost:
 
-- none: scikit-learn's handwritten digits at 16x16, `wrn_16_2` to `wrn_10_1`. Needs no
-  network; a minute and a half on two CPU cores. It gave 97.8 % (teacher), 96.6 %
-  (scratch), 98.2 % (KD) and 98.7 % (function matching): results/digits.md.
-- `cifar10`: `wrn_16_2` to `wrn_16_1`, 200 epochs of SGD a phase. Four CPU cores make ten
-  epochs of all four phases in 82 minutes beside other work: results/function_matching_cifar10.md.
+- none: scikit-learn's handwritten digits at 16x16, `wrn_16_2` to `wrn_10_1`. It needs no
+  network; results/digits.md has cost and figures.
+- `cifar10`: `wrn_16_2` to `wrn_16_1`, 200 epochs of SGD per phase. Ten epochs of all four
+  phases take 82 minutes on four CPU cores beside other work:
+  results/function_matching_cifar10.md.
 - `cifar100`: the student of Roset et al. 2023, Table 2: `mobilenetv2_x0_75` to
-  `mobilenetv3_small`, Adam at 1e-3, cosine, T = 10, 300 epochs. Their other rows are
+  `mobilenetv3_small`, Adam at 1e-3, cosine schedule, T = 10, 300 epochs. Their other rows are
   `--config.teacher.model=resnet44` (or `vgg11_bn`) with `--config.student.epochs=400`,
   `--config.phases.function_matching.objective.kd.temperature=5`, and
   `--config.student.optimizer.learning_rate=0.01`.
-- `imagenet100x32`: `resnet56` to `resnet20` on 100 ImageNet classes at 32x32, an SGD
-  schedule of 240 epochs.
+- `imagenet100x32`: `resnet56` to `resnet20` on 100 ImageNet classes at 32x32, SGD for 240
+  epochs.
 - `flowers` and `pet`: Beyer et al.'s schedules at 128x128, `schedule=fast` (default),
-  `medium` or `long`: `function_matching.py:flowers,schedule=medium`. They start from
-  networks pretrained on ImageNet (BiT, which kdjax does not have): give a PyTorch
-  `resnet50` fine-tuned on the data as `--config.teacher.checkpoint=FILE`. Without it the
-  teacher is trained from scratch, on a thousand images, and will be poor.
+  `medium` or `long`: `function_matching.py:flowers,schedule=medium`. The authors start from
+  networks pretrained on ImageNet (BiT, which kdjax does not have): give a PyTorch `resnet50`
+  that was fine-tuned on the data as `--config.teacher.checkpoint=FILE`. Without it, the
+  teacher is trained from scratch on a thousand images and will be poor.
 
-Not run to the end here: `cifar100`, `imagenet100x32`, `flowers`, `pet`.
+`cifar100`, `imagenet100x32`, `flowers` and `pet` have not been run to the end here.
 """
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, methods, protocols
 from kdjax.types import UserError
 
 VARIANTS = ("digits", "cifar10", "cifar100", "imagenet100x32", "flowers", "pet")
-# (epochs, learning rate, weight decay, temperature) of Beyer et al. 2022, from the published
-# configurations. Their decay is not multiplied by the learning rate; ours is.
+# (epochs, learning rate, weight decay, temperature) of Beyer et al. 2022, from their published
+# configs. Their weight decay is not multiplied by the learning rate; ours is.
 _PATIENCE = {
     "flowers": {
         "fast": (10_000, 3e-3, 3e-4, 10.0),
@@ -59,7 +59,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = common.base()
     temperature = 4.0
     if args.variant == "digits":
-        common.digits(config)
+        protocols.digits(config)
         config.teacher.model, config.student.model = "wrn_16_2", "wrn_10_1"
         temperature = 2.0
     elif args.variant == "cifar10":
@@ -70,7 +70,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     elif args.variant == "cifar100":
         config.data.name = "tfds:cifar100"
         config.teacher.model, config.student.model = "mobilenetv2_x0_75", "mobilenetv3_small"
-        # The paper's 17.6 million multiply-adds: no striding in the first two layers.
+        # Without strides in the first two layers it has the paper's 17.6 million multiply-adds.
         config.student.model_options = ConfigDict({"stem": "cifar"})
         config.teacher.epochs = 200.0
         config.teacher.optimizer.nesterov = True
@@ -87,7 +87,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         temperature = _patient(config, args.variant, args.schedule)
     if args.variant != "digits":
         config.eval_every = max(1.0, config.student.epochs / 40)
-    common.teacher_scratch_kd(config)
+    methods.teacher_scratch_kd(config)
     config.phases.function_matching = common.inherit(
         config.student,
         teachers=("teacher",),
@@ -101,7 +101,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _patient(config: ConfigDict, variant: str, schedule: str) -> float:
-    """Beyer et al.'s recipe; returns the temperature."""
+    """Sets Beyer et al.'s recipe and returns its temperature."""
     if schedule not in _PATIENCE[variant]:
         raise UserError(
             f"unknown schedule {schedule!r}: choose from {', '.join(_PATIENCE[variant])}"
@@ -122,7 +122,7 @@ def _patient(config: ConfigDict, variant: str, schedule: str) -> float:
         learning_rate=learning_rate,
         weight_decay=weight_decay / learning_rate,
         decay_mask="kernels",
-        clip=1.0,
+        grad_clip_norm=1.0,
     )
     config.train.schedule.update(name="cosine", warmup=1500.0, unit="steps")
     config.train.augment.crop = "inception"

@@ -2,49 +2,52 @@
 
     python -m experiments.main --config=configs/review.py:table=3[,data=cifar100]
 
-Each run ends in one table of the report, its numbers beside ours, in the report's order.
+Each run ends in a table of the report, in the report's order, with its numbers beside ours.
 
-- `table=1`: five students of their teachers' family, by nine methods; `table=2`: three
-  students of another family. `student=resnet20` (and `teacher=`) picks columns. The
-  report quotes the other methods' numbers from papers with another protocol; here all
-  rows have the same.
-- `table=3`: the parts of the method one by one. `table=4`: levels of the hierarchical
-  context loss. `table=5`: their weights. `table=6`: variants of the fusion. `figure=6`: the
-  weight of the loss, and the loss without cross-entropy. Here `teacher=` and `student=`
-  take any two networks; by default `resnet56` and `resnet20`, on the digits `resnet14` and
-  `resnet8`.
+- `table=1`: five students with teachers of the same family, by nine methods; `table=2`:
+  three students with teachers of another family. `student=resnet20` (and `teacher=`) selects
+  columns. The report quotes the other methods' numbers from papers with another protocol;
+  here all rows have the same.
+- `table=3`: the components of the method, one by one. `table=4`: levels of the hierarchical
+  context loss. `table=5`: weights of the levels. `table=6`: variants of the fusion.
+  `figure=6`: the weight of the loss, and the loss without cross-entropy. Here `teacher=` and
+  `student=` take any two networks; the defaults are `resnet56` and `resnet20`, or `resnet14`
+  and `resnet8` on the digits.
 
 `data` is `digits` (default), `cifar10`, `cifar100`, `imagenet100x32` or anything that
 `--config.data.name` takes; `--config.seeds=0,1,2` gives means and deviations. The teacher
-is trained first, unless `--config.teacher.checkpoint=` has one
+is trained first unless `--config.teacher.checkpoint=` has one
 (`--config.phases.teacher_wrn_40_2.checkpoint=` in Tables 1 and 2). The protocol is that of
-the report, and of Chen et al. 2021: batches of 128, 240 epochs of SGD with Nesterov momentum
-at 0.1 (0.02 for ShuffleNet), weight decay 5e-4, times 0.1 at 150, 180 and 210 epochs; the
-weight of the loss rises over the first 20, epoch by epoch. `--config.train.epochs=24`
-shrinks all of them alike.
+the report and of Chen et al. 2021: batches of 128, 240 epochs of SGD with Nesterov momentum
+at 0.1 (0.02 for ShuffleNets), weight decay 5e-4, a learning rate that falls to a tenth at
+150, 180 and 210 epochs. The weight of the loss rises over the first 20 epochs, once per
+epoch. `--config.train.epochs=24` scales all of these.
 
-Where the report and the code that it published differ, the report is followed:
+Where the report and its published code differ, the report is followed:
 
-- Rows 1 to 3 of Table 3: in the code the line that loads the teacher is a comment, and
-  the convolutions of rows 1 and 2 are not trained. Its row 2 compares sums of maps, as its
-  Figure 2; here every pair of levels is compared, as in its Figure 1.
-- Levels larger than a map, of which the pooled features have many: as in Chen et al.'s
-  code. The report's keeps their weights in the sum by which it divides.
-- Its teacher normalises by the batch, as Chen et al.'s does on CIFAR:
+- Rows 1 to 3 of Table 3: in the code the line that loads the teacher is commented out, and
+  the convolutions of rows 1 and 2 are not trained. Its row 2 compares sums of maps, as in
+  its Figure 2; here every pair of levels is compared, as in its Figure 1.
+- Levels that are larger than a map, of which the pooled features have many, are treated as
+  in Chen et al.'s code. The report's code keeps their weights in the sum by which it divides.
+- The report's teacher normalises by the batch, as does Chen et al.'s on CIFAR:
   `--config.student.teacher_batch_norm=batch`.
-- Its weight is the same from the first epoch on. Tables 1 and 2 are Chen et al.'s code.
-- Both codes keep the network of the best test accuracy; here it is the last.
+- The report's weight is constant from the first epoch on. Tables 1 and 2 follow Chen et
+  al.'s code.
+- Both codes keep the network with the best test accuracy; here the last one is reported.
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, protocols
+from configs.methods import REVIEW_WEIGHTS, add_methods, objective
+from configs.tables import add_table, measured
 from kdjax.types import UserError
 
-# As printed: the accuracies of the students from scratch, of their teachers, and of the
-# students by each method.
+# As printed: accuracies of the students from scratch, of their teachers, and of the students
+# by each method.
 _ROWS = ("kd", "fitnet", "pkt", "rkd", "crd", "at", "vid", "ofd")
 _LABELS = ("KD", "FitNet", "PKT", "RKD", "CRD", "AT", "VID", "OFD")
 _COLUMNS: dict[int, dict[tuple[str, str], tuple[float, ...]]] = {
@@ -87,7 +90,7 @@ _TITLES = {
     6: "impact of changes in the ABF architecture",
 }
 _L2 = {"levels": ("h",), "weights": (1.0,)}
-# Phase: its arguments and the report's accuracy.
+# By phase: arguments of the method and the report's accuracy.
 _COMPONENTS: dict[str, tuple[dict[str, Any], float]] = {
     "same_level": ({"fusion": "none", **_L2}, 69.50),
     "review": ({"fusion": "pairs", **_L2}, 69.58),
@@ -130,7 +133,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         _compare(config, args)
         return config
     small = args.data == "digits"
-    config = common.pair(
+    config = protocols.pair(
         args.teacher or ("resnet14" if small else "resnet56"),
         args.student or ("resnet8" if small else "resnet20"),
         args.data,
@@ -144,7 +147,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     for name, (arguments, _) in settings.items():
         _add(config, name, arguments)
     rows = {3: _component_rows, 4: _level_rows, 5: _level_rows, 6: _fusion_rows}[table](settings)
-    common.add_table(
+    add_table(
         config, "paper", caption=_caption(f"Table {table}: {_TITLES[table]}"),
         columns=rows[0], rows=rows[1:],
     )  # fmt: skip
@@ -158,8 +161,8 @@ def _add(
     weight: float = 0.6,
     labels: float = 1.0,
 ) -> None:
-    """Adds a student by knowledge review, with the weight that Tables 3 to 6 have."""
-    usual = common.objective(["review"])["review"]
+    """Adds a student by knowledge review, by default with the weight of Tables 3 to 6."""
+    usual = objective(["review"])["review"]
     terms = {"review": usual | {"weight": weight} | arguments}
     if labels:
         terms = {"cross_entropy": {"weight": labels}} | terms
@@ -190,7 +193,7 @@ def _component_rows(settings: dict[str, Any]) -> list[list[str]]:
             "levels" not in arguments,
         )
         ticks = ["✓" if part else "" for part in parts]
-        rows.append([*ticks, _percent(accuracy), common.measured(name)])
+        rows.append([*ticks, _percent(accuracy), measured(name)])
     return rows
 
 
@@ -204,7 +207,7 @@ def _level_rows(settings: dict[str, Any]) -> list[list[str]]:
         rows[0].append(shown(arguments.get("levels", levels)))
         rows[1].append(shown(arguments.get("weights", weights)))
         rows[2].append(_percent(accuracy))
-        rows[3].append(common.measured(name))
+        rows[3].append(measured(name))
     return rows
 
 
@@ -213,7 +216,7 @@ def _fusion_rows(settings: dict[str, Any]) -> list[list[str]]:
     return [
         ["Change in ABF", *headings, "With residual output same as ABF output"],
         ["Test Accuracy", *(_percent(accuracy) for _, accuracy in settings.values())],
-        ["here", *map(common.measured, settings)],
+        ["here", *map(measured, settings)],
     ]
 
 
@@ -224,12 +227,12 @@ def _search(config: ConfigDict) -> None:
         name = f"weight_{weight:g}".replace(".", "_")
         _add(config, name, {}, weight)
         printed = _percent(71.79) if weight == 0.6 else ""
-        rows.append([f"{weight:g}", printed, common.measured(name)])
-    # The embedding is compared, the logits are not: nothing moves the classifier from where
-    # it started but the decay.
+        rows.append([f"{weight:g}", printed, measured(name)])
+    # The embedding is compared and the logits are not, so only weight decay changes the
+    # classifier.
     _add(config, "hcl_alone", {}, labels=0.0)
-    rows.append(["HCL alone, no cross-entropy", "~1.5%", common.measured("hcl_alone")])
-    common.add_table(
+    rows.append(["HCL alone, no cross-entropy", "~1.5%", measured("hcl_alone")])
+    add_table(
         config,
         "paper",
         caption=_caption(
@@ -254,7 +257,7 @@ def _compare(config: ConfigDict, args: ConfigDict) -> None:
             f"{args.student or 'student'}: choose from {pairs}"
         )
     config.teacher.model, config.student.model = next(iter(columns))
-    common.protocol(config, args.data, "" if args.data == "digits" else "review")
+    protocols.protocol(config, args.data, "" if args.data == "digits" else "review")
     labels = ("Student", "Test Accuracy", "Teacher", "Test Accuracy", *_LABELS)
     labels += ("Review KD (Paper)", "Review KD (Ours)", "Review KD Loss Weight")
     rows = [[label] for label in labels]
@@ -268,24 +271,24 @@ def _compare(config: ConfigDict, args: ConfigDict) -> None:
         if scratch not in config.phases:
             config.phases[scratch] = common.inherit(config.student, **shared)
         for method in (*_ROWS, "review"):
-            common.add_methods(config, [method], suffix=f"_{teacher}_{student}", **shared)
+            add_methods(config, [method], suffix=f"_{teacher}_{student}", **shared)
         numbers = [_percent(accuracy) for accuracy in printed]
         cells = [
             (student, "here"),
-            (numbers[0], common.measured(f"scratch_{student}")),
+            (numbers[0], measured(f"scratch_{student}")),
             (teacher, ""),
-            (numbers[1], common.measured(taught_by)),
+            (numbers[1], measured(taught_by)),
             *(
-                (number, common.measured(f"{method}_{teacher}_{student}"))
+                (number, measured(f"{method}_{teacher}_{student}"))
                 for method, number in zip(_ROWS, numbers[2:], strict=False)
             ),
             (numbers[-2], ""),
-            (numbers[-1], common.measured(f"review_{teacher}_{student}")),
-            (f"{common.REVIEW_WEIGHTS[teacher, student]:g}", ""),
+            (numbers[-1], measured(f"review_{teacher}_{student}")),
+            (f"{REVIEW_WEIGHTS[teacher, student]:g}", ""),
         ]
         for row, pair in zip(rows, cells, strict=True):
             row.extend(pair)
-    common.add_table(
+    add_table(
         config, "paper", caption=_caption(f"Table {args.table}: {_TITLES[args.table]}"),
         columns=rows[0], rows=rows[1:],
     )  # fmt: skip

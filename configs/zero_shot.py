@@ -1,55 +1,57 @@
-"""Transfer without data: a generator looks for images on which the student disagrees.
+"""Transfer without data: a generator searches for images on which the student disagrees.
 
     python -m experiments.main --config=configs/zero_shot.py[:VARIANT][,table=N][,study=NAME]
 
 The system of Micaelli & Storkey 2019, "Zero-shot knowledge transfer via adversarial belief
 matching", with the experiments of its reproduction (Nicolini, Tadiello & Zamboni 2019).
-Two phases: a teacher, trained on data or taken from `--config.teacher.checkpoint`, and the
-student `zero_shot`, which reads nothing but latents; the test split measures it and does
-nothing else. A step of `zero_shot` is a pseudo-batch: one update of the generator, then ten
-of the student.
+There are two phases: a teacher, trained on data or loaded from
+`--config.teacher.checkpoint`, and the student `zero_shot`, which sees nothing but generated
+images; the test split is used for its evaluation only. A step of `zero_shot` is a
+pseudo-batch: one update of the generator, then ten of the student.
 
 Variants:
 
 - none: scikit-learn's handwritten digits at 16x16, `wrn_16_2` to `wrn_16_1`, 300
   pseudo-batches of 64: results/zero_shot.md.
 - `mnist`, `fashion_mnist`, `svhn`, `cifar10`, `cifar100`: at 32x32, `wrn_40_2` to
-  `wrn_16_1`, pseudo-batches of 128; 80,000 of them, or as many as the report's table 6 says.
+  `wrn_16_1`, pseudo-batches of 128; 80,000 of them, or as many as the report's Table 6 has.
 
-`teacher=MODEL`, `student=MODEL` and `steps=N` change those. Without any data at all:
-`--config.data.name= --config.teacher.checkpoint=RUN/teacher`, and, to measure it still,
-`--config.evaluation.name=tfds:cifar10`.
+`teacher=MODEL`, `student=MODEL` and `steps=N` change these. A run without any data is
+`--config.data.name= --config.teacher.checkpoint=RUN/teacher`; its student can still be
+evaluated with `--config.evaluation.name=tfds:cifar10`.
 
-The report's experiments, all pairs and values as phases of one run:
+The report's experiments, with all pairs and values as phases of one run:
 
-- `table=1`: KD+AT on 200 images a class, the six pairs. `table=2`: without data, the same
-  pairs, as the authors' code does it (`kl_class_mean`). `table=4`: as the reproduction does
-  it. Both differ in the three switches below. `table=5` is `study=beta`; `table=6` is the
-  variant with the table's pair and length: `mnist,table=6`.
+- `table=1`: KD+AT on 200 images per class, six pairs. `table=2`: without data, the same
+  pairs, as in the authors' code (`kl_class_mean`). `table=4`: as in the reproduction, which
+  differs in the three switches below. `table=5` is `study=beta`. `table=6` is the variant with
+  the table's pair and length: `mnist,table=6`.
 - `study=beta`: the weight of attention transfer, 0 to 2500. `study=n_g`: one update of the
-  generator, or 1, 2 and 4 in the run's thirds. `study=same`: student and teacher of one
-  architecture. `study=chain`: a student that teaches a student. `study=switches`: each of
-  the three switches of the reproduction on, and all.
+  generator, or 1, 2 and 4 in the thirds of the run. `study=same`: student and teacher of one
+  architecture. `study=chain`: a student that teaches a student. `study=switches`: each of the
+  three switches of the reproduction alone, and all of them.
 
-`shots=M` adds the student trained further on M real images a class by KD and attention
-transfer (`few_shot`), and a fresh student trained on these alone (`kd_at`); `shots=-1` adds
+`shots=M` adds the student trained further on M real images per class by KD and attention
+transfer (`few_shot`), and a new student trained on these alone (`kd_at`); `shots=-1` adds
 `kd_at` on all images.
 
-Switches, by key of `--config.phases.zero_shot`: `adversarial.distance` (`kl`,
-`kl_class_mean`, `l2`, `wasserstein`), `adversarial.stale_teacher`, `adversarial.spectral_norm`,
-`model_options.last_momentum`, `objective.at.weight` (the paper's beta).
+The switches are keys of `--config.phases.zero_shot`: `adversarial.distance` (`kl`,
+`kl_class_mean`, `l2`, `wasserstein`), `adversarial.stale_teacher`,
+`adversarial.spectral_norm`, `model_options.last_momentum`, `objective.at.weight` (the
+paper's beta).
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, protocols
+from configs.methods import objective
 from kdjax.types import UserError
 
-# (name, image size, channels, classes, normalisation, pseudo-batches, training images).
-# CIFAR-10's and SVHN's normalisation is that of the authors' code, MNIST's that of the
-# report's; the rest measured.
+# (name, image size, channels, classes, normalisation, pseudo-batches, training images). The
+# normalisation of CIFAR-10 and SVHN is that of the authors' code, that of MNIST is the
+# report's; others are measured.
 _CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 _SVHN = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
 VARIANTS: dict[str, tuple[str, int, int, int, Any, int, int]] = {
@@ -69,7 +71,7 @@ PAIRS = (
     ("wrn_40_2", "wrn_16_2"),
     ("wrn_40_2", "wrn_40_1"),
 )
-# What the reproduction does otherwise than the paper.
+# What the reproduction does differently from the paper.
 _SWITCHES: dict[str, dict[str, Any]] = {
     "class_mean": {"adversarial": {"distance": "kl_class_mean"}},
     "stale_teacher": {"adversarial": {"stale_teacher": True}},
@@ -117,8 +119,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     elif args.study == "same":
         _add(config, "zero_shot", model=config.teacher.model)
     elif args.study == "chain":
-        _add(config, "middle", model="wrn_16_2")
-        _add(config, "zero_shot", teachers=("middle",))
+        _add(config, "assistant", model="wrn_16_2")
+        _add(config, "zero_shot", teachers=("assistant",))
     elif args.study == "switches":
         _add(config, "paper")
         for name, changes in _SWITCHES.items():
@@ -132,19 +134,20 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _set_data(config: ConfigDict, variant: str) -> None:
-    """Data, and the teacher that is trained on it."""
+    """Sets the data and how the teacher is trained on it."""
     name, side, channels, classes, normalisation, *_ = VARIANTS[variant]
     if variant == "digits":
-        common.digits(config)
+        protocols.digits(config)
     else:
         config.eval_every = 10.0
-        # As the authors' teachers: SGD, the rate a fifth at 30, 60 and 80 % of the run.
+        # As the authors' teachers: SGD with a rate that falls to a fifth at 30, 60 and 80 % of
+        # the run.
         config.train.epochs = 100.0 if variant == "svhn" else 200.0
         config.train.optimizer.nesterov = True
         config.teacher.schedule.update(
-            name="step", boundaries=(0.3, 0.6, 0.8), factor=0.2, unit="fraction"
+            name="step", boundaries=(0.3, 0.6, 0.8), decay_rate=0.2, unit="fraction"
         )
-        # Digits and clothes are no mirror images of themselves.
+        # A mirrored digit or garment is not a realistic image.
         config.train.augment.flip = variant.startswith("cifar")
     config.data.update(
         name=name, resize=side, image_size=side, channels=channels, num_classes=classes
@@ -155,10 +158,10 @@ def _set_data(config: ConfigDict, variant: str) -> None:
 
 
 def _set_student(config: ConfigDict, steps: int, digits: bool) -> None:
-    """Adam at 2e-3 for the student and 1e-3 for the generator, cosine, clipped at 5."""
+    """Sets Adam at 2e-3 with a cosine schedule and gradients clipped at 5."""
     config.student.update(steps=steps, batch_size=64 if digits else 128)
     config.student.optimizer.update(
-        name="adam", learning_rate=2e-3, nesterov=False, weight_decay=0.0, clip=5.0
+        name="adam", learning_rate=2e-3, nesterov=False, weight_decay=0.0, grad_clip_norm=5.0
     )
 
 
@@ -183,32 +186,35 @@ def _add(config: ConfigDict, name: str, **changes: Any) -> None:
     )
 
 
-def _few_shot(config: ConfigDict, shots: int, updates: int, start: str = "") -> None:
-    """KD and attention transfer on a few real images a class, alone and after `start`.
+def _few_shot(config: ConfigDict, shots: int, updates: int, init_from: str = "") -> None:
+    """KD and attention transfer on a few real images a class, alone and after `init_from`.
 
-    Alone with as many updates as on all images, however few there are, as in the authors'
-    code (polo5/FewShotKnowledgeTransfer). After `start` with a tenth of them at a tenth of
-    the rate, which is ours: how the paper uses the images is not in its code.
+    Alone it makes as many updates as on all images, as in the authors' code
+    (polo5/FewShotKnowledgeTransfer). After `init_from` it makes a tenth of them at a tenth of
+    the learning rate. That is our choice, since the authors' code does not have this
+    experiment.
     """
-    at = {"objective": {**common.objective(["kd"]), "at": {"weight": 1000.0}}}
+    at = {"objective": {**objective(["kd"]), "at": {"weight": 1000.0}}}
     common_changes = dict(
         at,
         teachers=("teacher",),
         shots=max(shots, 0),
         steps=updates,
         batch_size=config.train.batch_size,
-        optimizer={"name": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4, "clip": 0.0},
+        optimizer={
+            "name": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4, "grad_clip_norm": 0.0
+        },
         schedule={
-            "name": "step", "boundaries": (0.3, 0.6, 0.8), "factor": 0.2, "unit": "fraction"
+            "name": "step", "boundaries": (0.3, 0.6, 0.8), "decay_rate": 0.2, "unit": "fraction"
         },
     )  # fmt: skip
     config.phases.kd_at = common.inherit(config.student, **common_changes)
-    if start and shots > 0:
+    if init_from and shots > 0:
         config.phases.few_shot = common.inherit(
             config.student,
             **common_changes
             | {
-                "start": start,
+                "init_from": init_from,
                 "steps": max(1, updates // 10),
                 "optimizer": common_changes["optimizer"] | {"learning_rate": 0.01},
             },
@@ -216,7 +222,7 @@ def _few_shot(config: ConfigDict, shots: int, updates: int, start: str = "") -> 
 
 
 def _tables(config: ConfigDict, table: int, updates: int) -> None:
-    """Tables 1, 2 and 4: six pairs, each teacher once."""
+    """Adds the phases of Tables 1, 2 and 4: six pairs, each teacher once."""
     for teacher, student in PAIRS:
         if teacher not in config.phases:
             config.phases[teacher] = common.inherit(config.teacher, model=teacher)

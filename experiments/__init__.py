@@ -2,6 +2,7 @@
 
 import os
 
-# XLA's warnings are for who works on XLA: two hundred of them, say, that an array is larger than
-# the blocks that `kdjax.parallel.set_up_host` asks for. It reads this when JAX is imported.
+# XLA's warnings are meant for those who work on XLA; it prints two hundred of them, for
+# example, if an array is larger than the blocks that `kdjax.host.set_up_host` asks for. The
+# variable is read when JAX is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

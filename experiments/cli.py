@@ -1,36 +1,56 @@
 """What the commands share: one line for a mistake, exit status 2, no traceback."""
 
 import ast
+import contextlib
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from absl import app, flags, logging
 
-from kdjax import parallel
+from kdjax import host
 from kdjax.types import UserError, first_line
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has saved what it had."""
+    """The run was asked to stop, and has saved what it had.
+
+    Attributes:
+      number: of the signal.
+    """
 
     def __init__(self, number: int):
-        """Takes the signal's number."""
+        """Takes the number of the signal."""
         super().__init__(signal.Signals(number).name)
         self.number = number
 
 
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], int | None]]:
+    """Yields a function that returns which of SIGTERM and SIGINT has arrived first, or None."""
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def fail(message: str) -> int:
-    """Prints the one line and gives the exit status."""
+    """Prints the one line of an error and returns the exit status."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
 
 def start(main: Callable[[], None], argv: Sequence[str]) -> int:
-    """Sets the machine up, parses flags, runs `main` and gives the exit status."""
+    """Sets up the machine, parses the flags, runs `main` and returns the exit status."""
     logging.set_verbosity(logging.ERROR)
-    parallel.set_up_host()
+    host.set_up_host()
     app.define_help_flags()
     try:
         rest = flags.FLAGS(argv)[1:]
@@ -46,21 +66,23 @@ def start(main: Callable[[], None], argv: Sequence[str]) -> int:
     except UserError as error:
         return fail(str(error))
     except Interrupted as error:
-        print(f"stopped by {error}; the same command goes on from here", file=sys.stderr)
+        print(f"stopped by {error}; the same command resumes from here", file=sys.stderr)
         return 128 + error.number
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return fail("out of memory on the device: lower train.batch_size or raise train.accumulate")
+        return fail(
+            "out of memory on the device: lower train.batch_size or raise train.grad_accum_steps"
+        )
     except OSError as error:
-        # A config file that is not there shows when the config is first looked at.
+        # A config file that does not exist is noticed when the config is first used.
         missing = "Failed loading config file" in str(error)
         return fail(str(error).splitlines()[-1] if missing else first_line(error))
     return 0
 
 
 def _flag_error(error: BaseException) -> str:
-    """What matters of an error in the flags, which may carry a whole traceback as its message."""
+    """The line that matters in an error about flags, whose message may hold a whole traceback."""
     message = str(error.args[0])
     while message[:1] in ("'", '"') and message[:1] == message[-1:]:
         # A KeyError shows the representation of its message, and so does one made from it.

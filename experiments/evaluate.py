@@ -1,10 +1,13 @@
-"""Evaluates a trained network on any data set and split; with two, compares them.
+"""Evaluates a trained network on any data set and split; compares two networks.
 
     python -m experiments.evaluate --a=RUN/PHASE [--b=RUN/PHASE] [--data=NAME] [--split=test]
 
-`--a` and `--b` are folders of phases, or PyTorch files as `MODEL=FILE` (then `--data` is
-needed). Prints one JSON object: the metrics of each and, with two, their `agreement`
-and `kl`, KL(b || a) in nats, b being the reference.
+`--a` and `--b` are folders of phases, or PyTorch files as `MODEL=FILE`, which need `--data`.
+Prints one JSON object: the metrics of each network and, for two, their `agreement` and
+`kl`, which is KL(b || a) in nats: b is the reference.
+
+A network whose model is the user's own (`module:name`) needs that module on the path:
+in the working directory, in PYTHONPATH, or in `--import_from=DIR`.
 """
 
 import json
@@ -21,28 +24,38 @@ from kdjax.types import UserError
 A = flags.DEFINE_string("a", "", "RUN/PHASE, or MODEL=FILE for a PyTorch file.")
 B = flags.DEFINE_string("b", "", "A second network, the reference of the comparison.")
 DATA = flags.DEFINE_string("data", None, "Data set; by default that of the run of --a.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "Where tfds keeps its data.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder in which tfds keeps its data.")
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation, test, or a split of tfds.")
 _RESIZE = flags.DEFINE_integer("resize", None, "Side of the images; by default the network's.")
-_MEAN = flags.DEFINE_list("mean", [], "Normalisation of a PyTorch file; by default measured.")
-_STD = flags.DEFINE_list("std", [], "Likewise.")
+_MEAN = flags.DEFINE_list(
+    "mean", [], "Mean of a PyTorch file's normalisation; by default measured."
+)
+_STD = flags.DEFINE_list(
+    "std", [], "Deviation of a PyTorch file's normalisation; by default measured."
+)
+_IMPORT_FROM = flags.DEFINE_string("import_from", "", "Folder with modules of one's own.")
 
 if TYPE_CHECKING:
-    from experiments.networks import Trained
-    from experiments.phase import Data
+    from experiments.data import PhaseData
+    from experiments.networks import TrainedNetwork
 
 _OWN_SPLITS = ("train", "validation", "test")
 
 
-def load_data() -> "tuple[Data, str, str]":
-    """The data that the flags name, the split's name in it, and the data's own name.
+def load_data() -> "tuple[PhaseData, str, str]":
+    """Reads the data that the flags name.
+
+    Returns:
+      The data, the name of the split in it, and the name of the data set.
 
     Raises:
-      UserError: if the flags do not name any that can be read.
+      UserError: if the flags name no data or no split that can be read.
     """
+    from experiments import data as datasets
     from experiments import files
-    from experiments.phase import Data
 
+    if _IMPORT_FROM.value:
+        sys.path.append(_IMPORT_FROM.value)
     described: dict[str, Any] = {}
     options: dict[str, Any]
     folder = Path(A.value)
@@ -63,18 +76,18 @@ def load_data() -> "tuple[Data, str, str]":
     split = _SPLIT.value
     if split not in _OWN_SPLITS:
         options["test_split"], split = split, "test"
-    data = Data(**options)
+    data = datasets.read(**options)
     if split not in data.splits:
         raise UserError(f"no split {split!r}: choose from {', '.join(data.splits)}")
     return data, split, options["name"]
 
 
-def load_network(reference: str, data: "Data") -> "Trained":
-    """The network that a flag names, for the data."""
+def load_network(reference: str, data: "PhaseData") -> "TrainedNetwork":
+    """Loads the network that a flag names, for the data."""
     from experiments import networks
 
     mean, std = ([_number(x) for x in flag.value] for flag in (_MEAN, _STD))
-    measured = data.statistics() if not (mean and std) and "=" in reference else ([], [])
+    measured = data.statistics if not (mean and std) and "=" in reference else ([], [])
     return networks.load(
         reference, num_classes=data.num_classes, in_channels=data.channels,
         mean=mean or measured[0], std=std or measured[1], image_size=data.image_size,
@@ -83,25 +96,25 @@ def load_network(reference: str, data: "Data") -> "Trained":
 
 def main() -> None:
     """Evaluates what the flags name."""
-    from experiments.phase import Evaluator, summarize
+    from experiments.evaluation import Evaluator, summarize
 
     if not A.value:
         raise UserError("--a is missing: give RUN/PHASE, or MODEL=FILE for a PyTorch file")
     data, split, name = load_data()
-    labels = data.splits[split].labels
-    devices = parallel.Devices.dividing(len(labels))
-    result: dict[str, Any] = {"data": name, "split": _SPLIT.value, "images": len(labels)}
+    images = data.splits[split]
+    devices = parallel.Devices.dividing(len(images))
+    result: dict[str, Any] = {"data": name, "split": _SPLIT.value, "images": len(images)}
     logits = {}
     for which, reference in (("a", A.value), ("b", B.value)):
         if not reference:
             continue
         trained = load_network(reference, data)
-        evaluator = Evaluator(trained.network, data, devices)
-        logits[which] = evaluator.logits(devices.replicate(trained.variables), split)
+        evaluator = Evaluator(trained.network, data.image_size, devices)
+        logits[which] = evaluator.logits(devices.replicate(trained.variables), images)
         result[which] = {"network": reference, "model": trained.name}
-        result[which] |= summarize(logits[which], labels)
+        result[which] |= summarize(logits[which], images.labels)
     if "b" in logits:
-        compared = summarize(logits["a"], labels, logits["b"])
+        compared = summarize(logits["a"], images.labels, logits["b"])
         result |= {key: compared[key] for key in ("agreement", "kl")}
     print(json.dumps(result, indent=2))
 

@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a run killed half-way, never sees half of one."""
+"""Files that are written as a whole: neither a reader nor a killed run leaves half of one."""
 
 import json
 import os

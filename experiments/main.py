@@ -1,21 +1,25 @@
-"""Trains and distils as a config says.
+"""Trains and distils as a config describes.
 
     python -m experiments.main --config=configs/NAME.py[:arguments] [--workdir=DIR]
         [--config.KEY=VALUE ...]
 
-Run it again with the same arguments to go on after an interruption.
+The same command resumes a run that was interrupted. A config may lie anywhere; methods,
+models and data sets in modules beside it can be named as `module:name`.
 """
 
 import os
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from experiments import cli
-from kdjax import parallel
+from experiments import cli, legacy
+from kdjax import host
+from kdjax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config(argument).")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; by default runs/NAME-HASH.")
@@ -23,18 +27,35 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; by default runs/NAM
 
 def main() -> None:
     """Runs the config of the flags."""
-    from experiments import run
+    from experiments import run, workdir
 
     config = run.resolve(_CONFIG.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
-    workdir = Path(_WORKDIR.value) if _WORKDIR.value else run.default_workdir(name, config)
+    folder = Path(_WORKDIR.value) if _WORKDIR.value else workdir.default(name, config)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    parallel.set_up_cache(str(Path(cache) / "kdjax"))
+    host.set_up_cache(str(Path(cache) / "kdjax"))
     # Off a terminal rich assumes 80 columns, and folds the table and the lines.
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    run.run(config, workdir, console)
+    run.run(config, folder, console)
+
+
+def prepare(argv: Sequence[str]) -> int:
+    """Looks at the arguments before the flags are parsed; returns an exit status, 0 if all is well.
+
+    Renamed keys are named, and the config's own folder is put on the path, after all others.
+    """
+    for argument in argv[1:]:
+        key, _, value = argument.lstrip("-").partition("=")
+        if key == "config" and value:
+            sys.path.append(str(Path(re.sub(r"(\.py):.*", r"\1", value)).resolve().parent))
+        if key.startswith("config."):
+            try:
+                legacy.check_renamed([key.removeprefix("config.")])
+            except UserError as error:
+                return cli.fail(str(error))
+    return 0
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    sys.exit(cli.start(main, sys.argv))
+    sys.exit(prepare(sys.argv) or cli.start(main, sys.argv))

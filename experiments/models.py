@@ -2,13 +2,12 @@
 
     python -m experiments.models [NAME ...] [--num_classes=100] [--resolution=32] [--markdown]
 
-Nothing is computed or compiled: shapes and operations are read off the traced
-forward pass, in evaluation mode, of one image. Multiply-adds are those of
-convolutions and linear layers, positions in the padding included; batch norm,
-activations, pooling and biases do not count. That is the convention under which
-pytorch-cifar-models gives its figures, and so Table 1 of "Understanding
-Teacher-Student Architectural Choices"; its MobileNetV3-small is the one with
-`stem="cifar"`.
+Nothing is computed or compiled: shapes and operations are read off the traced forward
+pass of one image in evaluation mode. Multiply-adds are those of convolutions and linear
+layers, including positions in the padding; batch norm, activations, pooling and biases
+are not counted. This is the convention of pytorch-cifar-models, and so of Table 1 of
+"Understanding Teacher-Student Architectural Choices", whose MobileNetV3-small is the one
+with `stem="cifar"`.
 """
 
 import argparse
@@ -31,15 +30,15 @@ from kdjax.models import convolution
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What the table says of a model.
+    """A row of the table.
 
     Attributes:
-      name: as `models.create` knows it.
-      parameters: how many are trained.
+      name: of the model, as for `models.create`.
+      parameters: number of trainable parameters.
       multiply_adds: of a forward pass of one image.
-      activations: numbers that its convolutions and linear layers put out for one image.
-      taps: shapes for one image, in order of computation; of the generator its
-        images. `stageK_pre` has the shape of `stageK` and is left out.
+      activations: outputs of its convolutions and linear layers for one image.
+      taps: shapes for one image, in order of computation; for the generator, its images.
+        `stageK_pre` has the shape of `stageK` and is left out.
     """
 
     name: str
@@ -49,19 +48,22 @@ class Row:
     taps: dict[str, tuple[int, ...]]
 
 
-def work(function: Callable[..., Any], *args: Any) -> tuple[int, int]:
-    """Multiplications of a function's convolutions and matrix products, and the results' sizes.
+def count_flops(function: Callable[..., Any], *args: Any) -> tuple[int, int]:
+    """Counts the multiply-adds of a function's convolutions and matrix products.
 
     Args:
       function: traceable by JAX.
       *args: its arguments, or their `jax.ShapeDtypeStruct`s.
+
+    Returns:
+      The multiply-adds, and the number of outputs of these operations.
     """
     with convolution.as_defined():
-        # A new function, so that no earlier trace of it is taken.
-        return _work(jax.make_jaxpr(lambda *args: function(*args))(*args).jaxpr)
+        # A new function, so that JAX does not reuse an earlier trace.
+        return _count_flops(jax.make_jaxpr(lambda *args: function(*args))(*args).jaxpr)
 
 
-def _work(jaxpr: Any) -> tuple[int, int]:
+def _count_flops(jaxpr: Any) -> tuple[int, int]:
     total = size = 0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
@@ -81,13 +83,13 @@ def _work(jaxpr: Any) -> tuple[int, int]:
         for value in equation.params.values():
             inner_jaxpr = getattr(value, "jaxpr", value)
             if hasattr(inner_jaxpr, "eqns"):
-                inner_total, inner_size = _work(inner_jaxpr)
+                inner_total, inner_size = _count_flops(inner_jaxpr)
                 total, size = total + inner_total, size + inner_size
     return total, size
 
 
 def describe(name: str, *, resolution: int = 32, **attributes: Any) -> Row:
-    """Measures a model on images of `resolution` x `resolution`.
+    """Measures a model on images of `resolution` x `resolution` pixels.
 
     Args:
       name: one of `models.names()`.
@@ -95,7 +97,7 @@ def describe(name: str, *, resolution: int = 32, **attributes: Any) -> Row:
       **attributes: of `models.create`; 100 classes unless given.
 
     Raises:
-      UserError: if there is no such model, or it takes no images of this size.
+      UserError: if there is no such model, or if it cannot take images of this size.
     """
     if name == "generator":
         attributes = {"image_shape": (resolution, resolution, 3)}
@@ -108,17 +110,17 @@ def describe(name: str, *, resolution: int = 32, **attributes: Any) -> Row:
 
     def forward(variables: Any, inputs: Any) -> Any:
         outputs = model.apply(variables, inputs)
-        # Noted while tracing: what is returned comes back in alphabetical order.
+        # Recorded while tracing, because JAX returns dicts in alphabetical order.
         found = {"images": outputs} if name == "generator" else outputs.taps
         taps.update({k: v.shape[1:] for k, v in found.items() if not k.endswith("_pre")})
         return outputs
 
-    multiply_adds, activations = work(forward, variables, example)
+    multiply_adds, activations = count_flops(forward, variables, example)
     return Row(
         name=name,
         multiply_adds=multiply_adds,
         activations=activations,
-        parameters=networks.parameters(variables),
+        parameters=networks.count_parameters(variables),
         taps=taps,
     )
 
@@ -131,14 +133,14 @@ def _cells(name: str, **options: int) -> tuple[str, str, str, str]:
     try:
         row = describe(name, **options)
     except UserError as error:
-        # Not every model takes every size of images; the table says so.
+        # Not every model can take images of every size; the table shows why.
         return name, "", "", str(error)
     taps = ", ".join(f"{tap} {'x'.join(map(str, shape))}" for tap, shape in row.taps.items())
     return name, f"{row.parameters:,}", f"{row.multiply_adds / 1e6:.2f} M", taps
 
 
 def _naturally(name: str) -> list[tuple[str, int]]:
-    """A key that sorts resnet8 before resnet14."""
+    """A sorting key that puts resnet8 before resnet14."""
     return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
 
 
@@ -148,7 +150,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints the table; the exit status: 2 after a mistake of the user, told in one line."""
+    """Prints the table and returns the exit status, 2 after a mistake of the user."""
     parser = _Parser(prog="python -m experiments.models", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="models; all if none are given")
     parser.add_argument("--num_classes", type=int, default=100, help="width of the logits")
@@ -157,9 +159,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         options = parser.parse_args(arguments)
         if options.resolution < 1:
-            raise UserError(f"--resolution={options.resolution} is no positive integer")
+            raise UserError(f"--resolution={options.resolution} is not a positive integer")
         if options.num_classes < 1:
-            raise UserError(f"--num_classes={options.num_classes} is no positive integer")
+            raise UserError(f"--num_classes={options.num_classes} is not a positive integer")
         sizes = {"num_classes": options.num_classes, "resolution": options.resolution}
         names = options.names or sorted(models.names(), key=_naturally)
         lines = [_cells(name, **sizes) for name in names]

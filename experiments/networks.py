@@ -1,4 +1,4 @@
-"""Trained networks by reference: a phase's folder, or a PyTorch file."""
+"""Trained networks by reference: the folder of a phase, or a PyTorch file."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +16,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".safetensors")
 
 
-class Trained(NamedTuple):
+class TrainedNetwork(NamedTuple):
     """A network with its variables.
 
     Attributes:
@@ -30,8 +30,8 @@ class Trained(NamedTuple):
     name: str
 
 
-def parameters(variables: Variables) -> int:
-    """How many numbers are trained; the variables may be shapes."""
+def count_parameters(variables: Variables) -> int:
+    """The number of trainable parameters; the variables may be shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 
 
@@ -46,11 +46,21 @@ def create(
     axis_name: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Network:
-    """A model, with its own `options`, and its normalisation.
+    """Builds a model and its normalisation.
+
+    Args:
+      model: one of `kdjax.models.names()`, or `package.module:factory`.
+      num_classes: k.
+      in_channels: c.
+      mean: [c], of pixels in [0, 1].
+      std: [c], positive, in the same units.
+      dtype: of the computation, one of `DTYPES`.
+      axis_name: mapped axis over which batch norm averages in training, or None.
+      options: further attributes of the model.
 
     Raises:
-      UserError: on an unknown model, option or dtype, or a normalisation of another number
-        of channels.
+      UserError: on an unknown model, option or dtype, or if the normalisation does not fit
+        the number of channels.
     """
     if not model:
         raise UserError(f"no model given: choose from {', '.join(models.names())}")
@@ -79,7 +89,7 @@ def create(
 
 
 def describe(model: str, network: Network, **more: Any) -> dict[str, Any]:
-    """What `network.json` holds: enough to build the network again, and to feed it."""
+    """The content of `network.json`: what is needed to build the network again and to feed it."""
     return {
         "model": model,
         "num_classes": network.module.num_classes,
@@ -101,24 +111,24 @@ def load(
     dtype: str = "float32",
     options: Mapping[str, Any] | None = None,
     image_size: int = 32,
-) -> Trained:
-    """A trained network.
+) -> TrainedNetwork:
+    """Loads a trained network.
 
     Args:
-      reference: `RUN/PHASE`, the folder of a phase; the other arguments but `dtype` are
-        then read from it, and must agree where they are given. Or a PyTorch file, as
-        `FILE` or `MODEL=FILE`.
-      model: name of the model, needed for a PyTorch file.
-      num_classes: needed for a PyTorch file.
-      in_channels: needed for a PyTorch file.
-      mean: needed for a PyTorch file.
-      std: needed for a PyTorch file.
+      reference: `RUN/PHASE`, the folder of a phase, or a PyTorch file as `FILE` or
+        `MODEL=FILE`. A folder says what all other arguments except `dtype` say; those that
+        are given must agree with it. A PyTorch file needs all of them.
+      model: name of the model.
+      num_classes: k.
+      in_channels: c.
+      mean: [c], of pixels in [0, 1].
+      std: [c], in the same units.
       dtype: of the computation.
-      options: the model's own, for a PyTorch file.
+      options: further attributes of the model.
       image_size: side of the images, on which the weights of some models depend.
 
     Raises:
-      UserError: if there is no such file or folder, it is damaged, or does not fit.
+      UserError: if there is no such file or folder, or if it is damaged or does not fit.
     """
     named, equals, file = reference.partition("=")
     if equals:
@@ -142,31 +152,31 @@ def load(
         model, torch_import.load(path), num_classes=num_classes, in_channels=in_channels,
         resolution=image_size, **(options or {}),
     )  # fmt: skip
-    return Trained(network, variables, model)
+    return TrainedNetwork(network, variables, model)
 
 
 def check_phase(reference: str, earlier: Collection[str]) -> None:
-    """Raises UserError unless it is "", an earlier phase, or another run's phase folder."""
+    """Raises UserError unless `reference` is "", an earlier phase or the folder of a phase."""
     if reference and reference not in earlier and not (Path(reference) / "network.json").exists():
         raise UserError(
-            f"start_methods is {reference!r}, which is neither an earlier phase "
-            f"({', '.join(earlier) or 'there is none'}) nor a phase's folder"
+            f"init_methods_from is {reference!r}, which is neither an earlier phase "
+            f"({', '.join(earlier) or 'there is none'}) nor the folder of a phase"
         )
 
 
 def folder(reference: str, phase: Path) -> Path:
-    """Where the phase is that another one, in `phase`, calls `reference`."""
+    """The folder of the phase that another one, whose folder is `phase`, calls `reference`."""
     return phase.parent / reference if "/" not in reference else Path(reference)
 
 
-def with_methods(state: TrainState, source: Path) -> TrainState:
-    """The state with those variables of its methods that a finished phase has too.
+def init_methods(state: TrainState, source: Path) -> TrainState:
+    """Replaces the methods' variables that a finished phase, in `source`, has too.
 
-    They are found by method and name, parameters and state alike: what was trained
-    there may be kept constant here.
+    Variables are matched by method and name, whether they are parameters or state:
+    what was trained there may be constant here.
 
     Raises:
-      UserError: if there is none.
+      UserError: if none matches.
     """
     arrays = _read(source)
     flat = checkpoint.flatten(state)
@@ -178,7 +188,9 @@ def with_methods(state: TrainState, source: Path) -> TrainState:
                 if there in arrays and arrays[there].shape == value.shape:
                     found[key] = arrays[there]
     if not found:
-        raise UserError(f"start_methods: {str(source)!r} has nothing for the methods of this phase")
+        raise UserError(
+            f"init_methods_from: {str(source)!r} has nothing for the methods of this phase"
+        )
     return checkpoint.unflatten(flat | found, state, str(source))
 
 
@@ -186,7 +198,7 @@ _METHODS = (".method_params", ".method_state")
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """The arrays of a phase's checkpoint, the one that counts."""
+    """The arrays of the checkpoint that a phase reports."""
     stored = checkpoint.Checkpoints(folder / "checkpoints", read_only=True)
     steps = stored.steps()
     if not steps:
@@ -196,7 +208,7 @@ def _read(folder: Path) -> dict[str, Any]:
     return stored.read(step)[0]
 
 
-def _load_phase(folder: Path, dtype: str, **given: Any) -> Trained:
+def _load_phase(folder: Path, dtype: str, **given: Any) -> TrainedNetwork:
     if not (folder / "network.json").exists():
         phases = sorted(path.parent.name for path in folder.glob("*/network.json"))
         hint = f": name one of its phases, {', '.join(phases)}" if phases else ""
@@ -215,13 +227,13 @@ def _load_phase(folder: Path, dtype: str, **given: Any) -> Trained:
     arrays = _read(folder)
     network = network._replace(module=network.module.variant_for(arrays))
     variables = student_variables(arrays, network, described, folder)
-    return Trained(network, variables, described["model"])
+    return TrainedNetwork(network, variables, described["model"])
 
 
 def student_variables(
     arrays: dict[str, Any], network: Network, described: dict[str, Any], where: Path
 ) -> Variables:
-    """The student out of a checkpoint's arrays: its average where one was kept."""
+    """The student in a checkpoint's arrays; its moving average where one was kept."""
     prefix = ".ema" if any(key.startswith(".ema[") for key in arrays) else "."
     size = described["image_size"]
     shape = (1, size, size, described["in_channels"])

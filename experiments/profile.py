@@ -1,4 +1,4 @@
-"""A trace of some steps of a phase, for TensorBoard and Perfetto."""
+"""Traces some steps of a phase for TensorBoard and Perfetto."""
 
 import re
 from pathlib import Path
@@ -10,10 +10,10 @@ from kdjax.types import UserError
 
 
 def parse(text: str) -> tuple[int, int] | None:
-    """`FIRST:LAST` as two numbers of steps; None for an empty text.
+    """Parses `FIRST:LAST` into two step numbers; None for an empty text.
 
     Raises:
-      UserError: if it is neither, or LAST is not after FIRST.
+      UserError: if it is neither, or if LAST is not after FIRST.
     """
     if not text:
         return None
@@ -26,8 +26,8 @@ def parse(text: str) -> tuple[int, int] | None:
 class Profiler:
     """Traces what happens between two steps into `FOLDER/profile`.
 
-    With several steps in a call the trace begins and ends with a call. A phase that ends
-    earlier, or goes on from between the two, gives what there is.
+    With several steps per call, the trace begins and ends with a call. If a phase ends
+    earlier or is resumed between the two steps, the trace is shorter.
     """
 
     def __init__(self, text: str, folder: Path):
@@ -37,19 +37,19 @@ class Profiler:
         self._running = False
 
     def before(self, step: int) -> None:
-        """Says that the step with this number (the first is 0) comes next."""
+        """Must be called before the step with this number; the first step is 0."""
         if self._steps and not self._running and self._steps[0] <= step < self._steps[1]:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
             self._running = True
 
     def after(self, step: int, values: Any) -> None:
-        """Says that so many steps are made, the last of which gives `values`."""
+        """Must be called after `step` steps; `values` are outputs of the last one."""
         if self._running and self._steps and step >= self._steps[1]:
             jax.block_until_ready(values)
             self.close()
 
     def close(self) -> None:
-        """Ends a trace that is not ended yet."""
+        """Ends the trace if it is running."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()

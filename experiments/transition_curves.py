@@ -1,14 +1,15 @@
-"""How alike two networks' decision boundaries are: transition curves, and their mean error.
+"""Transition curves of two networks, and their mean transition error.
 
     python -m experiments.transition_curves --a=RUN/PHASE --b=RUN/PHASE [--data=NAME]
 
-From test images that both networks give the same class, gradient descent on a (the student)
-to each other class, and the probability of that class for a and for b on the way (Micaelli
-& Storkey 2019, Algorithm 2 and figure 4). `--a` and `--b` are as for `experiments.evaluate`.
+From test images to which both networks give the same class, gradient descent on network a
+(the student) to every other class, and the probability of that class under a and under b
+on the way (Micaelli & Storkey 2019, Algorithm 2 and Figure 4). `--a` and `--b` are as for
+`experiments.evaluate`.
 
-Writes FILE.png, the mean curves with two standard errors over the first 30 steps, as the
-paper draws them, and FILE.json, the same curves whole, the mean transition error over
-`--steps`, and what was measured; prints all but the curves.
+Writes FILE.png, the mean curves with two standard errors over the first 30 steps, as in
+the paper, and FILE.json with the whole curves, the mean transition error over `--steps`
+and what was measured. Prints all but the curves.
 """
 
 import json
@@ -23,28 +24,28 @@ from experiments import cli, evaluate
 from kdjax.types import UserError
 
 _A, _B, _DATA = evaluate.A, evaluate.B, evaluate.DATA
-_IMAGES = flags.DEFINE_integer("images", 1000, "Test images, of those that both classify alike.")
+_IMAGES = flags.DEFINE_integer("images", 1000, "Test images that both classify alike.")
 _STEPS = flags.DEFINE_integer("steps", 100, "Steps (K).")
-_STEP_SIZE = flags.DEFINE_float("step_size", 1.0, "Times the gradient (xi).")
+_STEP_SIZE = flags.DEFINE_float("step_size", 1.0, "Factor of the gradient (xi).")
 _CORRECT = flags.DEFINE_bool(
-    "correct", False, "Only images that both classify rightly, as SZamboni/advanceddeep."
+    "correct", False, "Only images that both classify correctly, as in SZamboni/advanceddeep."
 )
 _LABELS = flags.DEFINE_bool(
-    "from_labels", False, "Targets are all but the label, as in the authors' code, instead of all "
-    "but the class that the networks see, as in their paper."
+    "from_labels", False, "Targets are all classes but the label, as in the authors' code, instead "
+    "of all but the class that the networks predict, as in their paper."
 )  # fmt: skip
-_OUT = flags.DEFINE_string("out", "transition_curves", "FILE, without ending.")
+_OUT = flags.DEFINE_string("out", "transition_curves", "FILE, without its suffix.")
 _DRAWN = 30
 
 
 def main() -> None:
-    """Measures what the flags name."""
+    """Measures the networks that the flags name."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     from experiments import files
-    from experiments.phase import Evaluator
+    from experiments.evaluation import Evaluator
     from kdjax import adversarial, parallel
     from kdjax.data import views
 
@@ -54,27 +55,30 @@ def main() -> None:
         if flag.value < 1:
             raise UserError(f"--{flag.name} is {flag.value}: it is positive")
     data, split, name = evaluate.load_data()
-    labels = data.splits[split].labels
+    test = data.splits[split]
+    labels = test.labels
     a, b = (evaluate.load_network(reference, data) for reference in (_A.value, _B.value))
     if (a.network.mean, a.network.std) != (b.network.mean, b.network.std):
         raise UserError(
-            "--a and --b have different normalisations: the steps are made in the space of a's "
-            "normalised images, and b is to be shown the same"
+            "--a and --b have different normalisations: the steps are taken in the space of a's "
+            "normalised images, and b must see the same images"
         )
     devices = parallel.Devices.dividing(len(labels))
     classes = [
-        Evaluator(t.network, data, devices).logits(devices.replicate(t.variables), split).argmax(-1)
+        Evaluator(t.network, data.image_size, devices)
+        .logits(devices.replicate(t.variables), test)
+        .argmax(-1)
         for t in (a, b)
     ]
     same = classes[0] == classes[1]
     alike = same & (classes[0] == labels) if _CORRECT.value else same
-    places = np.flatnonzero(alike)
-    if len(places) < _IMAGES.value:
+    indices = np.flatnonzero(alike)
+    if len(indices) < _IMAGES.value:
         raise UserError(
-            f"--images is {_IMAGES.value}, and the networks classify {len(places)} alike"
+            f"--images is {_IMAGES.value}, and the networks classify {len(indices)} alike"
         )
-    places = np.sort(np.random.default_rng(0).permutation(places)[: _IMAGES.value])
-    images = jnp.asarray(data.splits[split].images[places])
+    indices = np.sort(np.random.default_rng(0).permutation(indices)[: _IMAGES.value])
+    images = jnp.asarray(test.split.images[indices])
     pixels = views.evaluation_view(images, data.image_size)
     apply_a, apply_b = (
         lambda x, t=t: t.network.module.apply(t.variables, x, train=False).logits for t in (a, b)
@@ -82,7 +86,7 @@ def main() -> None:
     start = time.perf_counter()
     p_a, p_b = adversarial.transition_curves(
         apply_a, apply_b, a.network.normalize(pixels),
-        jnp.asarray((labels if _LABELS.value else classes[0])[places]),
+        jnp.asarray((labels if _LABELS.value else classes[0])[indices]),
         steps=_STEPS.value, step_size=_STEP_SIZE.value, num_classes=data.num_classes,
     )  # fmt: skip
     jax.block_until_ready((p_a, p_b))
@@ -90,7 +94,7 @@ def main() -> None:
         "a": _A.value,
         "b": _B.value,
         "data": name,
-        "images": len(places),
+        "images": len(indices),
         "steps": _STEPS.value,
         "step_size": _STEP_SIZE.value,
         "classified_alike": round(float(same.mean()), 6),

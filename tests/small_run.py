@@ -1,16 +1,16 @@
-"""A run small enough for a test: two networks of eight layers on digits of 8x8 pixels."""
+"""A run small enough for a test: networks of eight layers on digits of 8x8 pixels."""
 
 import io
 
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from configs import common
+from configs import common, methods
 from experiments import run
 
 
 def small_config(**changes) -> ConfigDict:
-    """Teacher, scratch and kd, a few steps each; `changes` go to all phases."""
+    """A config with teacher, scratch and kd, a few steps each; `changes` apply to all phases."""
     config = common.base()
     config.log_every = 4
     # As many as are evaluated at once; an evaluation every second step of 32.
@@ -19,14 +19,14 @@ def small_config(**changes) -> ConfigDict:
     config.train.update(steps=6, batch_size=32, **changes)
     config.train.augment.update(flip=False, padding=1)
     config.teacher.model = config.student.model = "resnet8"
-    # Their last stage is narrow: XLA's CPU backend is slow at 3x3 convolutions of 2x2 images.
+    # The last stage is narrow, as XLA's CPU backend is slow at 3x3 convolutions of 2x2 images.
     config.teacher.model_options.widths = config.student.model_options.widths = (16, 16, 32, 24)
-    common.teacher_scratch_kd(config)
+    methods.teacher_scratch_kd(config)
     return config
 
 
 def execute(config, workdir):
-    """Runs a config; returns the summary and what was printed."""
+    """Runs a config and returns the summary and what was printed."""
     console = Console(file=io.StringIO(), width=160)
     summary = run.run(run.resolve(config), workdir, console)
     return summary, console.file.getvalue()

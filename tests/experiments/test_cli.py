@@ -21,6 +21,10 @@ def command(*arguments, module="experiments.main"):
         (["--config=configs/distill.py:studnt=x"], "unknown config argument 'studnt'"),
         (["--config=configs/distill.py", "--config.data.nam=x"], "unknown config key 'nam'"),
         (["--config=configs/distill.py", "--config.train.epochs=ten"], "--config.train.epochs=ten"),
+        (
+            ["--config=configs/distill.py", "--config.train.accumulate=2"],
+            "config key train.accumulate is now train.grad_accum_steps",
+        ),
         (["--config=configs/distill.py", "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
         (["--config=configs/distill.py", "x"], "unexpected argument 'x'"),
         (

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.models import describe, main, work
+from experiments.models import count_flops, describe, main
 from kdjax import models
 
 # Table 1 of "Understanding Teacher-Student Architectural Choices": millions of parameters
@@ -59,7 +59,7 @@ def test_multiply_adds_and_outputs():
     shapes = [(1, 4, 4, 6), (3, 3, 6, 8), (3, 3, 2, 8), (128, 8)]
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     expected = 16 * 8 * 54 + 4 * 8 * 18 + 8 * 128
-    assert work(function, *arguments) == (expected, 16 * 8 + 4 * 8 + 8)
+    assert count_flops(function, *arguments) == (expected, 16 * 8 + 4 * 8 + 8)
 
 
 def test_taps_in_order_of_computation():
@@ -103,8 +103,8 @@ def test_plain_table(capsys):
     ("argument", "message"),
     [
         ("resnet9", "unknown model 'resnet9': did you mean"),
-        ("--resolution=0", "--resolution=0 is no positive integer"),
-        ("--num_classes=-1", "--num_classes=-1 is no positive integer"),
+        ("--resolution=0", "--resolution=0 is not a positive integer"),
+        ("--num_classes=-1", "--num_classes=-1 is not a positive integer"),
         ("--resolution=big", "invalid int value: 'big'"),
         ("--more", "unrecognized arguments: --more"),
     ],

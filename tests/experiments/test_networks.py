@@ -42,7 +42,7 @@ def test_file_that_needs_an_option(file):
     [
         ("generator", {}, "model generator has no attribute num_classes, in_channels"),
         ("resnet20", {"stems": 1}, "model resnet20 has no attribute stems: choose from"),
-        ("resnet18", {"stem": 1}, "model resnet18: stem=1 is no str"),
+        ("resnet18", {"stem": 1}, "model resnet18: stem=1 is not a str"),
         ("resnet19", {}, "unknown model 'resnet19'"),
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 from small_run import execute, small_config
 
 from configs import common
+from configs.tables import add_table, measured
 from experiments import report
 
 FIGURES = {
@@ -17,34 +18,40 @@ FIGURES = {
 def _described(*rows):
     config = common.base()
     columns = [str(i) for i in range(len(rows[0]))]
-    common.add_table(config, "t", caption="A table.", columns=columns, rows=list(rows))
+    add_table(config, "t", caption="A table.", columns=columns, rows=list(rows))
     return config
 
 
-def _filled(config, phases):
-    phases = {name: {**FIGURES, **phase} for name, phase in phases.items()}
+def _filled(config, members):
+    """The rows of the config's table; `members` has results by phase and name."""
+    phases = {
+        name: {**FIGURES, "phase": phase, **result} for (phase, name), result in members.items()
+    }
     summary = {"config": config.to_dict(), "phases": phases}
     return report.tables(summary)[1].rows
 
 
 def test_cells_are_this_runs_figures_in_the_form_asked_for():
     config = _described(
-        ["KD", "70.66", common.measured("kd")],
-        ["KL", "", common.measured("kd", "kl", ".3f", split="train")],
+        ["KD", "70.66", measured("kd")],
+        ["KL", "", measured("kd", "kl", ".3f", split="train")],
     )
-    phases = {"kd": {"test": {"accuracy": 0.7071}, "train": {"kl": 0.12345}}}
-    assert _filled(config, phases) == [["KD", "70.66", "70.71%"], ["KL", "", "0.123"]]
+    members = {("kd", "kd"): {"test": {"accuracy": 0.7071}, "train": {"kl": 0.12345}}}
+    assert _filled(config, members) == [["KD", "70.66", "70.71%"], ["KL", "", "0.123"]]
 
 
 def test_seeds_of_a_phase_are_mean_and_deviation():
-    config = _described([common.measured("kd")])
-    phases = {f"kd_seed{i}": {"test": {"accuracy": a}} for i, a in enumerate((0.7, 0.8, 0.9))}
-    assert _filled(config, phases) == [["80.00% ± 10.00%"]]
+    config = _described([measured("kd")])
+    members = {
+        ("kd", f"kd_seed{i}"): {"test": {"accuracy": a}} for i, a in enumerate((0.7, 0.8, 0.9))
+    }
+    assert _filled(config, members) == [["80.00% ± 10.00%"]]
 
 
-@pytest.mark.parametrize("phases", [{}, {"kd": {}}, {"kd": {"test": {"kl": 0.1}}}])
-def test_what_was_not_measured_is_an_empty_cell(phases):
-    assert _filled(_described([common.measured("kd")]), phases) == [[""]]
+@pytest.mark.parametrize("result", [None, {}, {"test": {"kl": 0.1}}])
+def test_a_figure_that_was_not_measured_is_an_empty_cell(result):
+    members = {} if result is None else {("kd", "kd"): result}
+    assert _filled(_described([measured("kd")]), members) == [[""]]
 
 
 def test_a_row_of_another_length_is_refused():
@@ -56,9 +63,9 @@ def test_a_run_prints_its_tables_writes_them_and_does_not_depend_on_them(tmp_pat
     def config(caption):
         config = small_config()
         del config.phases["scratch"], config.phases["kd"]
-        row = ["Teacher", "73.04%", common.measured("teacher")]
+        row = ["Teacher", "73.04%", measured("teacher")]
         columns = ["network", "paper", "here"]
-        common.add_table(config, "one", caption=caption, columns=columns, rows=[row])
+        add_table(config, "one", caption=caption, columns=columns, rows=[row])
         return config
 
     summary, printed = execute(config("Table 1 of a paper."), tmp_path / "run")

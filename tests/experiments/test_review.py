@@ -10,11 +10,13 @@ import pytest
 from ml_collections import ConfigDict
 from small_run import small_config
 
-from configs import common, review
-from experiments import phase, report, run
+from configs import methods, review
+from experiments import data, members, plan, report, run
+from experiments.length import Length, StepLimit
+from experiments.objective import make_objective
 from kdjax import distillers, schedules, train
 from kdjax.data import batches, views
-from kdjax.types import UserError
+from kdjax.types import TeacherInputs, UserError
 
 TABLES = (*(f"table={n}" for n in range(1, 7)), "figure=6")
 
@@ -32,11 +34,11 @@ def test_every_row_of_every_table_makes_two_steps():
     del config.phases["scratch"]
     config.train.update(steps=2, batch_size=16, sync_batch_norm=False)
     config.phases.kd.objective = ConfigDict({"cross_entropy": {"weight": 1.0}})
-    data = phase.Data("digits")
-    plans, _ = run.plan_all(run.resolve(config))
-    teacher, student = (plan.network for plan in plans)
+    digits = data.read("digits")
+    plans, _ = plan.plan_all(run.resolve(config))
+    teacher, student = (one.network for one in plans)
     terms = {
-        name: (1.0, phase.make_objective(ConfigDict(terms), total_steps=2, steps_per_epoch=1))
+        name: (1.0, make_objective(terms, Length(StepLimit(2), 1.0)))
         for name, terms in objectives.values()
     }
     assert len(terms) >= 6 + 4 + 2 + 1 + 8
@@ -47,10 +49,10 @@ def test_every_row_of_every_table_makes_two_steps():
         optimizer=optax.sgd(1e-3),
     )
     taught = jax.jit(teacher.init)(jax.random.key(1), jnp.zeros((1, 8, 8, 1)))
-    arrays = jax.tree.map(jnp.asarray, batches.resident(data.train))
+    arrays = jax.tree.map(jnp.asarray, batches.resident(digits.train.split))
     # Not compiled as a whole: the methods have most of their initialisers in common.
     state = train.init_state(
-        jax.random.key(0), **shared, image_shape=data.image_shape, num_classes=10, batch_size=16,
+        jax.random.key(0), **shared, image_shape=digits.image_shape, num_classes=10, batch_size=16,
         teacher_variables=[taught], train_labels=arrays["labels"],
     )  # fmt: skip
     view = views.make_views(num_classes=10, image_size=8, flip=False)
@@ -58,7 +60,7 @@ def test_every_row_of_every_table_makes_two_steps():
     for i in range(2):
         before = state
         batch = {"index": jnp.arange(16 * i, 16 * (i + 1))[None]}
-        state, metrics = step(state, (taught,), arrays, batch, jax.random.key(0))
+        state, metrics = step(state, TeacherInputs((taught,)), arrays, batch, jax.random.key(0))
         assert set(terms) <= set(metrics)
         for name, value in metrics.items():
             assert jnp.isfinite(value), name
@@ -71,7 +73,7 @@ def test_every_row_of_every_table_makes_two_steps():
 def test_every_phase_fills_its_cell(table):
     config = review.get_config(table)
     phases = {
-        name: {"model": "m", "parameters": 1, "steps": 1, "seconds": 1.0, "images_per_second": 1.0,
+        name: {"phase": name, "model": "m", "parameters": 1, "steps": 1, "seconds": 1.0, "images_per_second": 1.0,
                "test": {"accuracy": (i + 1) / 1000, "nll": 1.0, "ece": 0.1}}
         for i, name in enumerate(config.phases)
     }  # fmt: skip
@@ -151,8 +153,8 @@ def test_weights_are_those_of_the_tables_and_rise_over_twenty_epochs():
         "review_wrn_40_2_shufflenetv1": 5.0,
         "review_resnet32x4_shufflenetv2": 8.0,
     }
-    given = common.objective(["review"])["review"]["schedule"]
-    schedule = schedules.create(peak=5.0, **given, total_steps=2400, steps_per_epoch=10)
+    given = methods.objective(["review"])["review"]["schedule"]
+    schedule = schedules.create(peak_value=5.0, **given, total_steps=2400, steps_per_epoch=10)
     steps = (0, 9, 10, 19, 199, 200, 2399)
     expected = (0, 0, 0.25, 0.25, 4.75, 5, 5)
     assert [float(schedule(step)) for step in steps] == pytest.approx(expected)
@@ -172,19 +174,19 @@ def test_every_teacher_and_student_of_tables_1_and_2_is_trained_once_and_before_
             seen.add(name)
 
 
-def test_seeds_are_phases_of_their_own_and_one_cell():
+def test_the_seeds_of_a_phase_share_a_cell():
     config = review.get_config("table=6")
     config.seeds = (0, 1, 2)
-    phases = run.resolve(config).phases
-    assert [p.seed for n, p in phases.items() if n.startswith("abf_sum")] == [0, 1, 2]
-    assert len(phases) == 1 + 3 * 3
+    expanded = members.expand(run.resolve(config).phases.to_dict())
+    assert [one.seed for one in expanded["abf_sum"]] == [0, 1, 2]
+    assert sum(map(len, expanded.values())) == 1 + 3 * 3
     assert config.report.paper.rows[1][2] == "{abf_sum[test][accuracy]:.2%}"
 
 
 def test_objectives_of_all_tables_are_methods():
     for arg in (*(f"table={n}" for n in range(1, 7)), "figure=6"):
         for group in review.get_config(arg).phases.values():
-            phase.make_objective(group.objective, total_steps=100, steps_per_epoch=10)
+            make_objective(group.objective, Length(StepLimit(100), 10.0))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The run folder, going on after an interruption, and what is refused."""
+"""The run folder, resuming after an interruption, and errors."""
 
 import collections
 import gzip
@@ -19,9 +19,10 @@ import pytest
 from rich.console import Console
 from small_run import execute, small_config
 
-from configs import common
-from experiments import networks, phase, report, run
-from experiments.report import read_metrics
+from configs import common, methods
+from experiments import cli, data, networks, report, run, workdir
+from experiments.log import read_metrics
+from experiments.tasks import Supervised
 from kdjax import checkpoint, train
 from kdjax.types import UserError
 
@@ -69,10 +70,10 @@ def test_the_run_folder_holds_what_is_promised(finished):
 
 def test_the_reported_accuracy_is_that_of_the_stored_network(finished):
     trained = networks.load(str(finished / "kd"))
-    data = phase.Data("digits")
-    pixels = data.splits["test"].images / 255.0
+    digits = data.read("digits")
+    pixels = digits.splits["test"].split.images / 255.0
     logits = trained.network.evaluate(trained.variables, pixels.astype(np.float32)).logits
-    correct = int(np.sum(np.argmax(logits, -1) == data.splits["test"].labels))
+    correct = int(np.sum(np.argmax(logits, -1) == digits.splits["test"].labels))
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["phases"]["kd"]["test"]["accuracy"] == correct / 596
 
@@ -96,7 +97,7 @@ def test_a_folder_of_another_config_is_refused_with_the_keys(finished):
     assert snapshot(finished) == before
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="not empty and not a run folder"):
         execute(small_config(), tmp_path)
@@ -105,13 +106,13 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_an_interrupted_run_ends_with_the_same_figures(finished, tmp_path, number):
-    """Interrupted in its second phase, off the steps at which it would have saved anyway."""
+    """Interrupted in its second phase, at a step at which it would not have saved anyway."""
     workdir = tmp_path / "run"
     script = (
         "import os, sys; sys.path.insert(0, 'tests')\n"
         "from small_run import execute, small_config\n"
-        "from experiments import cli, phase\n"
-        "from experiments.report import Bar\n"
+        "from experiments import cli\n"
+        "from experiments.log import Bar\n"
         "advance = Bar.advance\n"
         "def interrupt(self, step):\n"
         f"    if self.name == 'scratch' and step == 3: os.kill(os.getpid(), {int(number)})\n"
@@ -144,12 +145,12 @@ def test_an_interrupted_run_ends_with_the_same_figures(finished, tmp_path, numbe
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
-    workdir = tmp_path / "run"
-    workdir.mkdir()
+    folder = tmp_path / "run"
+    folder.mkdir()
     with (
-        run._locked(workdir),
+        workdir.locked(folder),
         pytest.raises(UserError, match="another run is working"),
-        run._locked(workdir),
+        workdir.locked(folder),
     ):
         pytest.fail("the second lock was given")
 
@@ -162,7 +163,7 @@ def _damage(folder: Path):
             file.write_bytes(content)
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_a_run_of_them_refused(tmp_path):
+def test_a_damaged_checkpoint_is_skipped_and_a_run_without_another_is_refused(tmp_path):
     config = small_config()
     workdir = tmp_path / "run"
     for name in ("scratch", "kd"):
@@ -173,7 +174,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_run_of_them_refused(tmp_path)
     _damage(workdir / "teacher/checkpoints/6")
     again, printed = execute(config, workdir)
     assert "corrupt checkpoint 6" in printed
-    assert "going on from step 4" in printed
+    assert "resuming from step 4" in printed
     assert untimed(again["phases"]) == untimed(first["phases"])
 
     (workdir / "summary.json").unlink()
@@ -188,11 +189,11 @@ def test_best_selects_on_validation_and_never_on_test(tmp_path):
     config = small_config(select="best")
     del config.phases["scratch"], config.phases["kd"]
     config.data.validation = 0.2
-    # Learns, then unlearns: the last network is not the best.
+    # It learns and then unlearns, so that the last network is not the best.
     config.train.optimizer.update(learning_rate=0.5, weight_decay=0.0)
     config.train.steps = 16
-    config.train.schedule.update(name="step", boundaries=(8.0,), factor=200.0, unit="steps")
-    config.train.optimizer.clip = 1.0
+    config.train.schedule.update(name="step", boundaries=(8.0,), decay_rate=200.0, unit="steps")
+    config.train.optimizer.grad_clip_norm = 1.0
     summary, _ = execute(config, tmp_path / "run")
     rows = [r for r in read_metrics(tmp_path / "run/teacher/metrics.jsonl") if "test/accuracy" in r]
     best = max(row["validation/accuracy"] for row in rows)
@@ -214,15 +215,15 @@ def test_some_steps_are_traced(tmp_path):
     operations = collections.Counter(
         event["args"]["hlo_op"] for event in events if "hlo_op" in event.get("args", {})
     )
-    # Of two steps and no others, on each device; what is inside a loop more often.
+    # Two steps and no others, on each device; what is inside a loop is counted more often.
     assert min(operations.values()) == 2 * jax.local_device_count()
     assert all(n % (2 * jax.local_device_count()) == 0 for n in operations.values())
 
 
-def test_teachers_and_starts_come_from_other_runs(finished, tmp_path):
+def test_teachers_and_initial_variables_come_from_other_runs(finished, tmp_path):
     config = small_config()
     config.teacher.checkpoint = str(finished / "teacher")
-    config.student.start = str(finished / "scratch")
+    config.student.init_from = str(finished / "scratch")
     config.student.optimizer.learning_rate = 0.0
     del config.phases["scratch"]
     config.phases.kd.teachers = ("teacher", str(finished / "scratch"))
@@ -235,56 +236,58 @@ def test_teachers_and_starts_come_from_other_runs(finished, tmp_path):
     np.testing.assert_array_equal(start["fc"]["kernel"], after["fc"]["kernel"])
 
 
-def test_a_phase_goes_on_where_an_earlier_one_ended(tmp_path):
+def test_a_phase_is_initialised_from_an_earlier_one(tmp_path):
     config = small_config()
-    config.phases.kd.update(start="scratch", batch_size=16)
+    config.phases.kd.update(init_from="scratch", batch_size=16)
     config.phases.kd.optimizer.learning_rate = 0.0
     execute(config, tmp_path / "run")
     ended, started = (networks.load(str(tmp_path / "run" / name)) for name in ("scratch", "kd"))
     chex.assert_trees_all_equal(ended.variables["params"], started.variables["params"])
 
 
-def test_a_teacher_with_a_fixed_view_is_asked_once(tmp_path, monkeypatch):
+def test_the_logits_of_a_teacher_with_a_fixed_view_are_computed_once(tmp_path, monkeypatch):
     config = small_config()
     del config.phases.scratch
     config.data.train_examples = 64
     config.train.augment.teacher_view = "fixed"
-    known = []
+    reused = []
     make_train_step = train.make_train_step
 
     def watched(**given):
         step = make_train_step(**given)
 
-        def watching(states, teacher_variables, data, batch, rng):
-            known.append("teacher_logits" in data)
-            return step(states, teacher_variables, data, batch, rng)
+        def watching(states, teachers, data, batch, rng):
+            reused.append(all(one.logits is not None for one in teachers))
+            return step(states, teachers, data, batch, rng)
 
         return watching
 
     monkeypatch.setattr(train, "make_train_step", watched)
-    remembered, _ = execute(config, tmp_path / "once")
-    # The teacher itself has none; it is the first.
-    assert not known[0]
-    assert all(known[1:])
-    monkeypatch.setattr(phase, "_asks_again", lambda *given: False)
+    once, _ = execute(config, tmp_path / "once")
+    # The first phase is the teacher itself.
+    assert not reused[0]
+    assert all(reused[1:])
+    monkeypatch.setattr(Supervised, "reuses_teacher_logits", lambda self: False)
     every_time, _ = execute(config, tmp_path / "again")
     chex.assert_trees_all_close(
-        *(one["phases"]["kd"]["test"] for one in (remembered, every_time)), rtol=1e-3
+        *(one["phases"]["kd"]["test"] for one in (once, every_time)), rtol=1e-3
     )
 
 
-def test_a_start_of_another_network_is_refused(tmp_path):
+def test_initial_variables_of_another_network_are_refused(tmp_path):
     config = small_config()
     config.teacher.model = "resnet14"
-    config.phases.kd.start = "teacher"
-    with pytest.raises(UserError, match="phase 'kd' starts from 'teacher', another network"):
+    config.phases.kd.init_from = "teacher"
+    with pytest.raises(
+        UserError, match="phase 'kd' is initialised from 'teacher', another network"
+    ):
         execute(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_the_methods_first_phase_hands_its_variables_on(tmp_path):
     config = small_config()
-    common.add_methods(config, ["ft"])
+    methods.add_methods(config, ["ft"])
     del config.phases.scratch, config.phases.kd
     execute(config, tmp_path / "run")
     before, after = (
@@ -300,7 +303,7 @@ def test_the_methods_first_phase_hands_its_variables_on(tmp_path):
 
 def test_methods_that_have_nothing_in_common_are_refused(finished, tmp_path):
     config = small_config()
-    config.phases.kd.start_methods = str(finished / "kd")
+    config.phases.kd.init_methods_from = str(finished / "kd")
     with pytest.raises(UserError, match="has nothing for the methods of this phase"):
         execute(config, tmp_path / "run")
 
@@ -309,6 +312,7 @@ def test_seeds_of_a_phase_are_a_row_with_mean_and_deviation():
     test = [{"accuracy": a, "nll": 1.0, "ece": 0.1} for a in (0.5, 0.6, 0.7)]
     phases = {
         f"kd_seed{i}": {
+            "phase": "kd",
             "model": "m",
             "parameters": 7,
             "steps": 1,
@@ -340,7 +344,7 @@ def test_phases_of_one_architecture_start_differently(finished):
         (lambda c: c.train.update(mean=(0.5,) * 3, std=(0.5,) * 3), "the images have 1 channel"),
         (lambda c: c.train.update(mean=(0.5,), std=(0.0,)), "must be positive"),
         (lambda c: c.train.update(batch_size=0), "batch_size is 0"),
-        (lambda c: c.train.update(accumulate=5), "multiple"),
+        (lambda c: c.train.update(grad_accum_steps=5), "multiple"),
         (lambda c: c.train.update(steps=0, epochs=0.0), "has no steps"),
         (lambda c: c.train.update(steps=-1), "steps is -1"),
         (lambda c: c.train.update(select="first"), "unknown select 'first': choose from last, best"),
@@ -348,11 +352,11 @@ def test_phases_of_one_architecture_start_differently(finished):
         (lambda c: c.train.update(checkpoint="nothing.pth"), "no such phase folder or PyTorch file"),
         (lambda c: c.train.optimizer.update(name="lion"), "unknown optimizer 'lion'"),
         (lambda c: c.train.schedule.update(name="sine"), "unknown schedule 'sine'"),
-        (lambda c: c.train.augment.update(teacher_view="blind"), "unknown augment.teacher_view 'blind'"),
-        (lambda c: c.train.augment.update(mixup=1.0), "only 'function_matching'"),
+        (lambda c: c.train.augment.update(teacher_view="blind"), "unknown teacher_view 'blind'"),
+        (lambda c: c.train.augment.update(mixup=1.0), "only with teacher_view='function_matching'"),
         (lambda c: c.phases.kd.update(teachers=("nobody",)), "neither an earlier phase"),
         (lambda c: c.train.update(teacher_batch_norm="off"), "choose from running, batch"),
-        (lambda c: c.phases.kd.update(start_methods="nobody"), "start_methods is 'nobody'"),
+        (lambda c: c.phases.kd.update(init_methods_from="nobody"), "init_methods_from is 'nobody'"),
         (lambda c: c.phases.kd.update(teachers=()), "method 'kd' needs a teacher"),
         (lambda c: c.phases.kd.objective.update(okd={"weight": 1.0}), "unknown method 'okd'"),
         (lambda c: c.phases.kd.objective.kd.update(tau=1.0), "method 'kd' has no argument tau"),
@@ -384,7 +388,7 @@ def test_a_phase_that_diverges_does_not_end_the_others(tmp_path):
         run.run(run.resolve(config), folder, console)
     assert re.fullmatch(
         r"phase 'scratch': the loss is (nan|inf) at step \d: lower optimizer.learning_rate or set "
-        r"optimizer.clip; phase 'student_of_it' was left out",
+        r"optimizer.grad_clip_norm; phase 'student_of_it' was left out",
         str(error.value),
     )
     table = console.file.getvalue()
@@ -399,14 +403,14 @@ def test_the_default_folder_is_of_the_config_and_not_of_the_machine():
     one, same, other = (run.resolve(small_config()) for _ in range(3))
     same.data.dir, same.devices = "/elsewhere", 1
     other.seed = 1
-    names = [run.default_workdir("distill", config) for config in (one, same, other)]
+    names = [workdir.default("distill", config) for config in (one, same, other)]
     assert names[0] == names[1] != names[2]
     assert names[0].parts[0] == "runs"
 
 
-def test_the_process_returns_its_handlers(finished):
+def test_signal_handlers_are_restored(finished):
     before = signal.getsignal(signal.SIGTERM)
-    with run._stop_signals() as stop:
+    with cli.stop_signals() as stop:
         assert stop() is None
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)

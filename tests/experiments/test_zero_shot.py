@@ -10,9 +10,10 @@ from PIL import Image
 from small_run import execute, small_config
 
 from configs import common, zero_shot
-from experiments import networks, phase, run, work
-from experiments.report import read_metrics
-from kdjax import checkpoint
+from experiments import data, networks, plan, run
+from experiments.log import Bar, read_metrics
+from experiments.tasks.data_free import read_settings
+from kdjax import checkpoint, schedules
 from kdjax.data import sources
 from kdjax.types import UserError
 
@@ -20,11 +21,13 @@ ADVERSARIAL = {"student_steps": (2,), "latent_dim": 8, "eval_every": 2}
 
 
 def data_free_config(teacher, **adversarial):
-    """A teacher from elsewhere and a student without data, on images of 8x8."""
+    """A teacher from another run and a student without data, on images of 8x8 pixels."""
     config = small_config()
     del config.phases["scratch"], config.phases["kd"]
     config.teacher.checkpoint = str(teacher)
-    config.student.optimizer.update(name="adam", learning_rate=2e-3, weight_decay=0.0, clip=5.0)
+    config.student.optimizer.update(
+        name="adam", learning_rate=2e-3, weight_decay=0.0, grad_clip_norm=5.0
+    )
     config.phases.zero_shot = common.inherit(
         config.student,
         teachers=("teacher",),
@@ -36,7 +39,7 @@ def data_free_config(teacher, **adversarial):
 
 
 class Blinding:
-    """Images that nobody may look at."""
+    """Images that raise an error when they are looked at."""
 
     shape = (1201, 8, 8, 1)
     dtype = np.uint8
@@ -97,7 +100,7 @@ def test_a_data_free_phase_never_looks_at_training_images(done, finished):
         "train/agreement",
     } <= set(rows[0])
     assert (workdir / "curves.png").exists()
-    # It knows its teacher's normalisation, and measures none.
+    # It has the normalisation of its teacher and measures none.
     student = json.loads((workdir / "zero_shot/network.json").read_text())
     teacher = json.loads((finished / "teacher/network.json").read_text())
     assert (student["mean"], student["std"]) == (teacher["mean"], teacher["std"])
@@ -105,7 +108,7 @@ def test_a_data_free_phase_never_looks_at_training_images(done, finished):
 
 def test_the_step_of_a_data_free_phase_gets_no_arrays_of_data(finished):
     config = run.resolve(data_free_config(finished / "teacher"))
-    plans, _ = run.plan_all(config)
+    plans, _ = plan.plan_all(config)
     assert list(plans[1].data.splits) == ["test"]
     with pytest.raises(UserError, match="no training data"):
         _ = plans[1].data.train
@@ -140,7 +143,7 @@ def test_an_interrupted_phase_without_data_ends_with_the_same_figures(finished, 
     config = data_free_config(finished / "teacher", generator_steps=(1, 2), eval_every=1)
     whole, _ = execute(config, tmp_path / "whole")
     workdir = tmp_path / "run"
-    advance = phase.Bar.advance
+    advance = Bar.advance
 
     class Killed(BaseException):
         pass
@@ -150,12 +153,12 @@ def test_an_interrupted_phase_without_data_ends_with_the_same_figures(finished, 
             raise Killed
         advance(self, step)
 
-    phase.Bar.advance = interrupt
+    Bar.advance = interrupt
     try:
         with pytest.raises(Killed):
             execute(config, workdir)
     finally:
-        phase.Bar.advance = advance
+        Bar.advance = advance
     again, _ = execute(config, workdir)
     assert again["phases"]["zero_shot"]["test"] == whole["phases"]["zero_shot"]["test"]
     arrays = [
@@ -167,21 +170,21 @@ def test_an_interrupted_phase_without_data_ends_with_the_same_figures(finished, 
         np.testing.assert_array_equal(value, arrays[1][key])
 
 
-def test_few_shots_go_on_from_the_student_without_data(finished, tmp_path):
+def test_few_shots_are_initialised_from_the_data_free_student(finished, tmp_path):
     config = data_free_config(finished / "teacher", spectral_norm=True)
     config.phases.few_shot = common.inherit(
-        config.student, teachers=("teacher",), start="zero_shot", shots=3,
+        config.student, teachers=("teacher",), init_from="zero_shot", shots=3,
         objective={"kd": {"weight": 1.0}}, optimizer={"learning_rate": 0.0},
     )  # fmt: skip
     summary, _ = execute(config, tmp_path / "run")
     few = networks.load(str(tmp_path / "run/few_shot")).variables["params"]
     start = networks.load(str(tmp_path / "run/zero_shot")).variables["params"]
     np.testing.assert_array_equal(few["fc"]["kernel"], start["fc"]["kernel"])
-    # 30 images: their share of hits is a multiple of a thirtieth.
+    # With 30 images, the accuracy is a multiple of a thirtieth.
     hits = summary["phases"]["few_shot"]["train"]["accuracy"] * 30
     assert hits == pytest.approx(round(hits))
-    data = phase.Data("digits").shots(3)
-    assert np.bincount(data.train.labels).tolist() == [3] * 10
+    few = data.read("digits").shots(3)
+    assert np.bincount(few.train.labels).tolist() == [3] * 10
 
 
 @pytest.mark.parametrize(
@@ -192,7 +195,7 @@ def test_few_shots_go_on_from_the_student_without_data(finished, tmp_path):
         (lambda c: c.phases.zero_shot.adversarial.update(student_steps=(0,)), "student_steps is (0,)"),
         (lambda c: c.phases.zero_shot.adversarial.update(latent_dim=0), "latent_dim is 0"),
         (lambda c: c.phases.zero_shot.update(teachers=()), "needs a teacher"),
-        (lambda c: c.phases.zero_shot.update(ema=0.9), "learns without data, and ema is 0.9"),
+        (lambda c: c.phases.zero_shot.update(ema_decay=0.9), "learns without data, and ema_decay is 0.9"),
         (lambda c: c.phases.zero_shot.update(shots=5), "learns without data, and shots is 5"),
         (lambda c: c.phases.zero_shot.update(select="best"), "no validation split"),
         (lambda c: c.data.update(resize=9), "must be multiples of 4"),
@@ -221,8 +224,8 @@ def test_a_phase_with_data_in_a_run_without_is_refused(finished, tmp_path):
 
 
 def test_settings_share_the_run_in_equal_parts():
-    chosen = work.settings({"generator_steps": (1, 2, 4)})
-    values = [work.schedules.in_parts(chosen.generator_steps, step, 9) for step in range(9)]
+    chosen = read_settings({"generator_steps": (1, 2, 4)})
+    values = [schedules.in_parts(chosen.generator_steps, step, 9) for step in range(9)]
     assert values == [1, 1, 1, 2, 2, 2, 4, 4, 4]
 
 
@@ -232,7 +235,11 @@ def test_published_settings():
     assert len(pairs) == 6
     student = config.phases["wrn_40_1_to_wrn_16_2"]
     assert (student.model, student.teachers, student.steps) == ("wrn_16_2", ("wrn_40_1",), 80_000)
-    assert (student.batch_size, student.optimizer.learning_rate, student.optimizer.clip) == (
+    assert (
+        student.batch_size,
+        student.optimizer.learning_rate,
+        student.optimizer.grad_clip_norm,
+    ) == (
         128,
         2e-3,
         5,
@@ -249,7 +256,11 @@ def test_published_settings():
         2500,
     ]
     shots = zero_shot.get_config("cifar10,shots=25").phases
-    assert (shots.few_shot.start, shots.few_shot.shots, shots.kd_at.start) == ("zero_shot", 25, "")
+    assert (shots.few_shot.init_from, shots.few_shot.shots, shots.kd_at.init_from) == (
+        "zero_shot",
+        25,
+        "",
+    )
 
 
 def test_transition_curves_of_two_phases(finished, tmp_path):

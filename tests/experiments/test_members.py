@@ -1,4 +1,4 @@
-"""Several seeds of a phase: which phases there are, and that each is what it is alone."""
+"""Several seeds of a phase: its members, and that each is what it would be alone."""
 
 import re
 
@@ -6,12 +6,16 @@ import pytest
 from small_run import execute, small_config
 
 from configs import common
-from experiments import phase, run, seeds
-from experiments.report import PhaseLog, read_metrics
+from experiments import members, run, train_loop
+from experiments.log import PhaseLog, read_metrics
+from experiments.running import RunningMember
 from kdjax import checkpoint
 from kdjax.types import UserError
 
-PHASE = {"seed": 7, "seeds": (), "checkpoint": "", "teachers": (), "start": "", "start_methods": ""}
+PHASE = {
+    "seed": 7, "seeds": (), "checkpoint": "", "teachers": (), "init_from": "",
+    "init_methods_from": "",
+}  # fmt: skip
 
 
 def config_of(**changes):
@@ -40,45 +44,55 @@ def figures(workdir, name):
     ]
 
 
-def test_what_has_no_seeds_remains_as_it_is():
+def test_a_phase_without_seeds_has_one_member_of_its_name():
     phases = {"teacher": PHASE, "kd": PHASE | {"teachers": ("teacher", "runs/a/b")}}
-    assert seeds.expand(phases) == phases
+    (teacher,), (kd,) = members.expand(phases).values()
+    assert (teacher.phase, teacher.name, teacher.seed) == ("teacher", "teacher", 7)
+    assert (kd.name, kd.teachers) == ("kd", ("teacher", "runs/a/b"))
+    assert kd.needs == {"teacher", "runs/a/b"}
 
 
-def test_a_seed_takes_what_it_needs_from_its_own_seed():
+def test_a_member_takes_what_it_needs_from_members_of_its_own_seed():
     several = PHASE | {"seeds": (3, 5)}
     phases = {
         "one": PHASE,
-        "middle": several | {"teachers": ("one",)},
-        "last": several | {"teachers": ("one", "middle"), "start": "middle"},
+        "assistant": several | {"teachers": ("one",)},
+        "last": several | {"teachers": ("one", "assistant"), "init_from": "assistant"},
     }
-    expanded = seeds.expand(phases)
-    assert list(expanded) == ["one", "middle_seed3", "middle_seed5", "last_seed3", "last_seed5"]
-    assert [phase["seed"] for phase in expanded.values()] == [7, 3, 5, 3, 5]
-    assert expanded["last_seed5"]["teachers"] == ("one", "middle_seed5")
-    assert expanded["last_seed3"]["start"] == "middle_seed3"
-    assert {seeds.base(name) for name in expanded} == set(phases)
+    expanded = members.expand(phases)
+    assert {phase: [one.name for one in own] for phase, own in expanded.items()} == {
+        "one": ["one"],
+        "assistant": ["assistant_seed3", "assistant_seed5"],
+        "last": ["last_seed3", "last_seed5"],
+    }
+    assert [one.seed for own in expanded.values() for one in own] == [7, 3, 5, 3, 5]
+    assert expanded["last"][1].teachers == ("one", "assistant_seed5")
+    assert expanded["last"][0].init_from == "assistant_seed3"
 
 
-def test_a_network_from_a_file_is_one_for_all_seeds():
+def test_a_network_from_a_checkpoint_has_one_member_for_all_seeds():
     several = PHASE | {"seeds": (0, 1)}
-    phases = {"teacher": several | {"checkpoint": "a.pth"}, "kd": several | {"start": "teacher"}}
-    expanded = seeds.expand(phases)
-    assert list(expanded) == ["teacher", "kd_seed0", "kd_seed1"]
-    assert expanded["kd_seed1"]["start"] == "teacher"
+    phases = {
+        "teacher": several | {"checkpoint": "a.pth"},
+        "kd": several | {"init_from": "teacher"},
+    }
+    expanded = members.expand(phases)
+    assert [one.name for one in expanded["teacher"]] == ["teacher"]
+    assert [one.name for one in expanded["kd"]] == ["kd_seed0", "kd_seed1"]
+    assert expanded["kd"][1].init_from == "teacher"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(seeds=(1, 1)), "phase 'kd' has seeds 1, 1: they are different whole"),
+        (lambda c: c.update(seeds=(1, 1)), "phase 'kd' has seeds 1, 1: seeds are different whole"),
         (lambda c: c.update(seeds=(0, -1)), "has seeds 0, -1"),
         (lambda c: c.update(seeds=(0.5,)), "has seeds 0.5"),
         (lambda c: c.teacher.update(seeds=(0, 2)), "'kd' of seed 1 needs 'teacher', which has"),
         (lambda c: (c.update(seeds=()), c.teacher.update(seeds=(0, 2))), "without seeds needs"),
         (
-            lambda c: setattr(c.phases, "kd_seed3", common.inherit(c.student)),
-            "'kd_seed3' has a name that only seeds have",
+            lambda c: setattr(c.phases, "kd_seed1", common.inherit(c.student, seeds=())),
+            "phase 'kd_seed1' has the name of a seed of phase 'kd'",
         ),
     ],
 )
@@ -107,7 +121,7 @@ def test_a_seed_is_what_it_is_alone(together, tmp_path):
     alone, beside = figures(tmp_path / "run", "kd"), figures(together[0], "kd_seed1")
     assert len(alone) == len(beside)
     for one, other in zip(alone, beside, strict=True):
-        # Other programs, so other roundings.
+        # Another program rounds differently.
         assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
 
 
@@ -121,8 +135,8 @@ def test_each_seed_may_have_a_teacher_of_its_own(together, tmp_path):
     assert second != pytest.approx(figures(together[0], "kd_seed1")[0], rel=1e-3, abs=1e-5)
 
 
-def test_seeds_that_stopped_at_different_steps_go_on_from_a_common_one(together, tmp_path):
-    """As if the process had been killed between two seeds' writing."""
+def test_members_that_stopped_at_different_steps_resume_from_a_common_one(together, tmp_path):
+    """As if the process had been killed between the saves of two members."""
 
     def kill(self, row):
         if self._name == "kd_seed0" and row["step"] == 6:
@@ -143,9 +157,9 @@ def test_seeds_that_stopped_at_different_steps_go_on_from_a_common_one(together,
     ahead.close()
     with pytest.MonkeyPatch.context() as patch:
         begun = []
-        bar = phase.Bar
+        bar = train_loop.Bar
         patch.setattr(
-            phase,
+            train_loop,
             "Bar",
             lambda name, **more: begun.append((name, more["start"])) or bar(name, **more),
         )
@@ -157,15 +171,15 @@ def test_seeds_that_stopped_at_different_steps_go_on_from_a_common_one(together,
 
 
 def test_a_seed_that_diverges_does_not_end_the_others(together, tmp_path):
-    add = phase._Seed.add
+    add = RunningMember.add
 
-    def spoil(self, values, steps):
-        spoilt = self.plan.name == "kd_seed0"
-        add(self, values | {"loss": float("nan")} if spoilt else values, steps)
+    def spoil(self, metrics, steps):
+        spoilt = self.member.name == "kd_seed0"
+        add(self, metrics | {"loss": float("nan")} if spoilt else metrics, steps)
 
     workdir = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phase._Seed, "add", spoil)
+        patch.setattr(RunningMember, "add", spoil)
         with pytest.raises(UserError, match=re.escape("phase 'kd_seed0': the loss is nan")):
             execute(config_of(), workdir)
     assert "kd (2 seeds, 1 diverged)" in (workdir / "table.md").read_text()
@@ -174,7 +188,7 @@ def test_a_seed_that_diverges_does_not_end_the_others(together, tmp_path):
     )
 
 
-def test_shared_views_leave_only_the_beginning_to_the_seed(together, tmp_path):
+def test_with_shared_views_seeds_differ_only_in_initialisation(together, tmp_path):
     workdir = tmp_path / "run"
     execute(config_of(share_views=True), workdir)
     own, shared = (figures(folder, "kd_seed0") for folder in (together[0], workdir))

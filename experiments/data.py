@@ -1,0 +1,197 @@
+"""The images that a phase may look at, on the host and on the devices."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kdjax import parallel
+from kdjax.data import batches, sources
+from kdjax.types import UserError
+
+
+class PhaseSplit:
+    """A split of a data set, with what is computed from it only once.
+
+    Phases that use the same split share this object.
+
+    Attributes:
+      split: images and labels on the host.
+      teacher_logits: float32 [n, k] by the name of a trained network in this run.
+    """
+
+    def __init__(self, split: sources.Split):
+        """Wraps a split."""
+        self.split = split
+        self.teacher_logits: dict[str, np.ndarray] = {}
+        self._resident: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 [n], -1 where unknown."""
+        return self.split.labels
+
+    def resident(self, devices: parallel.Devices) -> Any:
+        """The arrays that a compiled step gathers from, on the devices."""
+        if len(devices) not in self._resident:
+            self._resident[len(devices)] = devices.replicate(batches.resident(self.split))
+        return self._resident[len(devices)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class PhaseData:
+    """All that a phase may look at.
+
+    Attributes:
+      splits: by name; no `train` in a phase that learns without data, and none at all in
+        a run without data.
+      num_classes: k.
+      channels: c.
+      image_size: side of what the networks see, in pixels.
+      resize: side to which images were resized when read; 0 if they were not.
+      workers: processes that decode splits too large for memory.
+    """
+
+    splits: Mapping[str, PhaseSplit]
+    num_classes: int
+    channels: int
+    image_size: int
+    resize: int = 0
+    workers: int = 0
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(h, w, c) of what the networks see."""
+        return (self.image_size, self.image_size, self.channels)
+
+    @property
+    def train(self) -> PhaseSplit:
+        """The training split.
+
+        Raises:
+          UserError: if there is none.
+        """
+        if "train" not in self.splits:
+            raise UserError("there is no training data: data.name is empty")
+        return self.splits["train"]
+
+    @functools.cached_property
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel of the training split; [] without one."""
+        if "train" not in self.splits:
+            return [], []
+        return sources.channel_statistics(self.train.split)
+
+    def held_out(self) -> "PhaseData":
+        """Only the test split: a phase without data is evaluated on it and gets nothing else."""
+        test = {name: split for name, split in self.splits.items() if name == "test"}
+        return dataclasses.replace(self, splits=test)
+
+    def subset(self, indices: np.ndarray) -> "PhaseData":
+        """The same data with only these images [m] of the training split."""
+        train = PhaseSplit(self.train.split.subset(indices))
+        return dataclasses.replace(self, splits={**self.splits, "train": train})
+
+    def shots(self, count: int) -> "PhaseData":
+        """The same data with `count` training images per class.
+
+        They are a random choice that does not depend on the run's seed.
+
+        Raises:
+          UserError: if a class has fewer.
+        """
+        labels = self.train.labels
+        order = np.random.default_rng(0).permutation(len(labels))
+        chosen = [order[labels[order] == label][:count] for label in range(self.num_classes)]
+        fewest = min(map(len, chosen))
+        if fewest < count or count < 0:
+            raise UserError(
+                f"shots is {count}: the class with the fewest training images has {fewest}"
+            )
+        return self.subset(np.sort(np.concatenate(chosen)))
+
+
+class RunData(NamedTuple):
+    """The data of a run.
+
+    Attributes:
+      data: what phases are trained and evaluated on.
+      evaluation: what phases without data are evaluated on; a test split or nothing.
+    """
+
+    data: PhaseData
+    evaluation: PhaseData
+
+
+def read(
+    name: str,
+    *,
+    resize: int = 0,
+    image_size: int = 0,
+    workers: int = 0,
+    channels: int = 0,
+    num_classes: int = 0,
+    **options: Any,
+) -> PhaseData:
+    """Reads a data set.
+
+    Args:
+      name: as for `kdjax.data.sources.load`; empty for a run without data.
+      resize: as for `kdjax.data.sources.load`.
+      image_size: side of what the networks see, in pixels; 0 for the images' shorter side.
+      workers: processes that decode splits too large for memory.
+      channels: of the networks' images, needed only without data.
+      num_classes: of the networks, needed only without data.
+      **options: further arguments of `kdjax.data.sources.load`.
+
+    Raises:
+      UserError: if the data cannot be read or the images are smaller than `image_size`.
+    """
+    if not name:
+        if min(image_size, channels, num_classes) < 1:
+            raise UserError(
+                f"data.name is empty and data.image_size {image_size}, data.channels "
+                f"{channels}, data.num_classes {num_classes}: without data set all three"
+            )
+        return PhaseData(
+            splits={}, num_classes=num_classes, channels=channels, image_size=image_size,
+            resize=resize, workers=workers,
+        )  # fmt: skip
+    dataset = sources.load(name, resize=resize, **options)
+    height, width, channels = dataset.train.images.shape[1:]
+    size = image_size or min(height, width)
+    if not 0 < size <= min(height, width):
+        raise UserError(
+            f"data.image_size is {image_size}, but the images are {height}x{width}: set data.resize"
+        )
+    return PhaseData(
+        splits={split: PhaseSplit(value) for split, value in dataset.splits().items()},
+        num_classes=dataset.num_classes,
+        channels=channels,
+        image_size=size,
+        resize=resize,
+        workers=workers,
+    )
+
+
+def read_run(data: dict[str, Any], evaluation: dict[str, Any]) -> RunData:
+    """Reads what the config's groups `data` and `evaluation` describe.
+
+    Raises:
+      UserError: if either cannot be read, or their images or classes differ.
+    """
+    main = read(**data)
+    if not evaluation["name"]:
+        return RunData(main, main.held_out())
+    other = read(**evaluation).held_out()
+    if (other.image_shape, other.num_classes) != (main.image_shape, main.num_classes):
+        raise UserError(
+            f"evaluation has images {other.image_shape} of {other.num_classes} classes, "
+            f"data {main.image_shape} of {main.num_classes}"
+        )
+    return RunData(main, other)

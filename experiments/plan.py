@@ -1,0 +1,307 @@
+"""From the config to plans: everything that phases need, built and checked before any work."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from experiments import data, members, networks, profile
+from experiments.data import PhaseData, RunData
+from experiments.length import EarlyStopping, EndCondition, Length, StepLimit
+from experiments.members import Member
+from experiments.networks import TrainedNetwork
+from experiments.tasks import DataFree, Setup, Supervised, Task
+from kdjax import checkpoint, parallel, train
+from kdjax.data import batches
+from kdjax.types import Network, UserError, Variables
+
+SELECT = ("last", "best")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Load:
+    """A phase that takes a trained network and only evaluates it."""
+
+    trained: TrainedNetwork
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Train:
+    """A phase that trains its network.
+
+    Attributes:
+      task: computes its steps.
+      learning_rate: of the student, for the log.
+      end: when the phase ends.
+      steps_per_epoch: 0 in a phase without data, which has no epochs.
+      init_variables: of the student, where they come from a file or another run.
+    """
+
+    task: Task
+    learning_rate: optax.Schedule
+    end: EndCondition
+    steps_per_epoch: float
+    init_variables: Variables | None
+
+
+class LoopSettings(NamedTuple):
+    """The keys of a run that its training loops need.
+
+    Attributes:
+      steps_per_call: 0 is the platform's default.
+      log_every: steps.
+      checkpoint_every: minutes.
+      profile: `FIRST:LAST`, or "" for no trace.
+      share_views: whether members see the same batches and views.
+    """
+
+    steps_per_call: int
+    log_every: int
+    checkpoint_every: float
+    profile: str
+    share_views: bool
+
+    @classmethod
+    def of(cls, config: ConfigDict) -> "LoopSettings":
+        """Reads them from the config of a run."""
+        return cls(*(config[key] for key in cls._fields))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """A phase, ready to run.
+
+    Attributes:
+      name: of the phase.
+      config: of the phase.
+      data: all that the phase may look at.
+      network: what it trains or loads.
+      devices: that share its batches.
+      members: one per seed.
+      action: what it does.
+      settings: of the run, for the training loop.
+    """
+
+    name: str
+    config: ConfigDict
+    data: PhaseData
+    network: Network
+    devices: parallel.Devices
+    members: tuple[Member, ...]
+    action: Load | Train
+    settings: LoopSettings
+
+
+def plan_all(config: ConfigDict) -> tuple[list[Plan], dict[str, TrainedNetwork]]:
+    """Plans all phases of a run.
+
+    Args:
+      config: of the run, resolved.
+
+    Returns:
+      The plans in order, and the teachers that do not come from this run, by reference.
+
+    Raises:
+      UserError: for every mistake in the config.
+    """
+    profile.parse(config.profile)
+    run_data = data.read_run(config.data.to_dict(), config.evaluation.to_dict())
+    plans: list[Plan] = []
+    known: dict[str, Network] = {}
+    loaded: dict[str, TrainedNetwork] = {}
+    for name, phase_members in members.expand(config.phases.to_dict()).items():
+        for teacher in config.phases[name].teachers:
+            if teacher not in known and ("/" in teacher or "=" in teacher):
+                loaded[teacher] = _load_teacher(teacher, config.phases[name], run_data.data)
+                known[teacher] = loaded[teacher].network
+        plan = make_plan(name, config, run_data, phase_members, known)
+        plans.append(plan)
+        known |= {member.name: plan.network for member in phase_members}
+    return plans, loaded
+
+
+def make_plan(
+    name: str,
+    run: ConfigDict,
+    run_data: RunData,
+    phase_members: tuple[Member, ...],
+    known: Mapping[str, Network],
+) -> Plan:
+    """Builds and checks a phase without computing anything.
+
+    Args:
+      name: of the phase.
+      run: the config of the run.
+      run_data: its data.
+      phase_members: of the phase.
+      known: the networks of members of earlier phases and of loaded teachers, by name.
+
+    Raises:
+      UserError: if anything in its config is invalid.
+    """
+    config = run.phases[name]
+    batches.check_batch_size(config.batch_size, config.grad_accum_steps)
+    devices = parallel.Devices.dividing(config.batch_size // config.grad_accum_steps, run.devices)
+    teachers = _teachers(name, phase_members, known, _is_data_free(config))
+    phase_data = _data(config, run_data)
+    attributes = _network_attributes(config, phase_data, teachers)
+    action: Load | Train
+    if config.checkpoint:
+        trained = networks.load(
+            config.checkpoint, model=config.model, image_size=phase_data.image_size, **attributes
+        )
+        train.abstract_outputs(trained.network, phase_data.image_shape)
+        network, action = trained.network, Load(trained=trained)
+    else:
+        axis_name = parallel.AXIS if config.sync_batch_norm else None
+        network = networks.create(config.model, **attributes, axis_name=axis_name)
+        setup = Setup(name, config, network, teachers, phase_data, devices)
+        action = _train(setup, phase_members[0], known, attributes)
+    return Plan(
+        name=name, config=config, data=phase_data, network=network, devices=devices,
+        members=phase_members, action=action, settings=LoopSettings.of(run),
+    )  # fmt: skip
+
+
+def _load_teacher(reference: str, config: ConfigDict, phase_data: PhaseData) -> TrainedNetwork:
+    mean, std = ((), ()) if config.mean and config.std else phase_data.statistics
+    return networks.load(
+        reference,
+        num_classes=phase_data.num_classes,
+        in_channels=phase_data.channels,
+        mean=config.mean or mean,
+        std=config.std or std,
+        dtype=config.dtype,
+        image_size=phase_data.image_size,
+    )
+
+
+def _is_data_free(config: ConfigDict) -> bool:
+    return bool(config.adversarial) and not config.checkpoint
+
+
+def _teachers(
+    name: str, phase_members: tuple[Member, ...], known: Mapping[str, Network], data_free: bool
+) -> list[Network]:
+    """The teachers of the first member; those of the others have the same architectures."""
+    if data_free and not phase_members[0].teachers:
+        raise UserError(f"phase {name!r} learns without data, so it needs a teacher")
+    for member in phase_members:
+        for teacher in member.teachers:
+            if teacher not in known:
+                raise UserError(
+                    f"phase {name!r} has teacher {teacher!r}, which is neither an earlier phase "
+                    f"({', '.join(known) or 'there is none'}) nor the folder of a phase"
+                )
+    return [known[teacher] for teacher in phase_members[0].teachers]
+
+
+def _data(config: ConfigDict, run_data: RunData) -> PhaseData:
+    if _is_data_free(config) or not run_data.data.splits:
+        return run_data.evaluation
+    return run_data.data.shots(config.shots) if config.shots else run_data.data
+
+
+def _network_attributes(
+    config: ConfigDict, phase_data: PhaseData, teachers: list[Network]
+) -> dict[str, Any]:
+    """What the phase's network is made for, normalisation included."""
+    mean, std = config.mean, config.std
+    if (_is_data_free(config) or config.shots) and teachers:
+        # There is too little data to measure, and the teacher's normalisation is known.
+        mean, std = mean or teachers[0].mean, std or teachers[0].std
+    elif not mean or not std:
+        measured = phase_data.statistics
+        mean, std = mean or measured[0], std or measured[1]
+    return dict(
+        num_classes=phase_data.num_classes,
+        in_channels=phase_data.channels,
+        mean=tuple(mean),
+        std=tuple(std),
+        dtype=config.dtype,
+        options=config.model_options.to_dict(),
+    )
+
+
+def _train(
+    setup: Setup, member: Member, known: Mapping[str, Network], attributes: dict[str, Any]
+) -> Train:
+    """What a phase needs that trains its network; `member` is its first one."""
+    config, network, phase_data = setup.config, setup.network, setup.data
+    _check_choices(setup)
+    init_variables, init_shapes = None, None
+    if member.init_from in known:
+        init_shapes = _shapes_of(known[member.init_from], phase_data)
+        if _flat_shapes(init_shapes) != _flat_shapes(_shapes_of(network, phase_data)):
+            raise UserError(
+                f"phase {setup.name!r} is initialised from {config.init_from!r}, another network"
+            )
+    elif member.init_from:
+        init_variables = networks.load(
+            member.init_from, model=config.model, image_size=phase_data.image_size, **attributes
+        ).variables
+    networks.check_phase(member.init_methods_from, known)
+    length = _length(setup)
+    data_free = _is_data_free(config)
+    kind: type[DataFree] | type[Supervised] = DataFree if data_free else Supervised
+    task = kind.create(setup, length)
+    jax.eval_shape(
+        task.init,
+        jax.random.key(0),
+        tuple(_shapes_of(teacher, phase_data) for teacher in setup.teachers),
+        init_variables if init_shapes is None else init_shapes,
+    )
+    return Train(
+        task=task,
+        learning_rate=length.learning_rate(config),
+        end=length.end,
+        steps_per_epoch=0 if data_free else length.steps_per_epoch,
+        init_variables=init_variables,
+    )
+
+
+def _check_choices(setup: Setup) -> None:
+    """Checks the keys of a phase that nothing else checks."""
+    config = setup.config
+    for key, allowed in (("select", SELECT), ("teacher_batch_norm", train.TEACHER_BATCH_NORMS)):
+        if config[key] not in allowed:
+            raise UserError(f"unknown {key} {config[key]!r}: choose from {', '.join(allowed)}")
+    if config.early_stopping < 0:
+        raise UserError(
+            f"early_stopping is {config.early_stopping}: it is a number of evaluations, 0 for none"
+        )
+    selects = {"select": config.select == "best", "early_stopping": config.early_stopping > 0}
+    for key, used in selects.items():
+        if used and "validation" not in setup.data.splits:
+            raise UserError(
+                f"phase {setup.name!r} has {key} {config[key]!r}, but there is no validation "
+                "split: set data.validation"
+            )
+
+
+def _shapes_of(network: Network, phase_data: PhaseData) -> Variables:
+    return train.abstract_outputs(network, phase_data.image_shape)[1]
+
+
+def _flat_shapes(variables: Variables) -> dict[str, tuple[int, ...]]:
+    return {name: leaf.shape for name, leaf in checkpoint.flatten(variables).items()}
+
+
+def _length(setup: Setup) -> Length:
+    config = setup.config
+    if config.steps < 0 or config.epochs < 0:
+        raise UserError(f"steps is {config.steps} and epochs {config.epochs}: neither is negative")
+    # Without data there are no epochs; a pseudo-batch takes their place.
+    steps_per_epoch = 1.0
+    if not _is_data_free(config):
+        steps_per_epoch = len(setup.data.train) / config.batch_size
+    steps = config.steps or math.ceil(config.epochs * steps_per_epoch - 1e-6)
+    if not steps:
+        raise UserError(f"phase {setup.name!r} has no steps: set epochs or steps, or a checkpoint")
+    if config.early_stopping:
+        return Length(EarlyStopping(steps, config.early_stopping), steps_per_epoch)
+    return Length(StepLimit(steps), steps_per_epoch)

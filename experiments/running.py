@@ -1,0 +1,177 @@
+"""The members of a phase while it runs: what they read, save and restore."""
+
+import dataclasses
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from experiments import networks
+from experiments.clock import Clock
+from experiments.data import PhaseSplit
+from experiments.evaluation import Evaluator, TeacherLogits, summarize
+from experiments.members import Member
+from experiments.networks import TrainedNetwork
+from experiments.plan import Plan, Train
+from kdjax import checkpoint, parallel
+from kdjax.types import Array, TrainState, UserError, Variables
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class RunningMember:
+    """A member of a phase while it runs: what it reads, and where it writes.
+
+    Attributes:
+      member: which one.
+      folder: of the member.
+      checkpoints: in that folder.
+      teachers: by name, with variables on the host.
+      placed: the same teachers with variables on the devices.
+      teacher_logits: of these teachers on whole splits.
+      init_variables: of the student; None for the model's own initialisation.
+      sums: of metrics since the last logged row.
+      summed_steps: over how many steps.
+    """
+
+    member: Member
+    folder: Path
+    checkpoints: checkpoint.Checkpoints
+    teachers: dict[str, TrainedNetwork]
+    placed: dict[str, TrainedNetwork]
+    teacher_logits: TeacherLogits
+    init_variables: Variables | None
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    summed_steps: int = 0
+
+    @property
+    def key(self) -> Array:
+        """A phase-specific key.
+
+        A student that shares its teacher's architecture and seed is initialised differently.
+        """
+        return self.phase_key(self.member.seed)
+
+    def phase_key(self, seed: int) -> Array:
+        """The phase's key of another seed."""
+        return jax.random.fold_in(jax.random.key(seed), zlib.crc32(self.member.phase.encode()))
+
+    def add(self, metrics: dict[str, Any], steps: int) -> None:
+        """Adds the means over some steps to the sums."""
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + steps * float(value)
+        self.summed_steps += steps
+
+    def means(self) -> dict[str, float]:
+        """Means of the metrics since the last call, to be logged."""
+        means = {f"train/{name}": value / self.summed_steps for name, value in self.sums.items()}
+        self.sums.clear()
+        self.summed_steps = 0
+        return means
+
+    def evaluate(
+        self, evaluator: Evaluator, variables: Variables, split: PhaseSplit
+    ) -> dict[str, float]:
+        """All metrics of a split; `variables` are on the devices."""
+        logits = evaluator.logits(variables, split)
+        return summarize(logits, split.labels, self.teacher_logits.joint(split))
+
+
+class Saver:
+    """Saves members' states and what else a resumed phase needs."""
+
+    def __init__(self, running: Sequence[RunningMember], clock: Clock, every: float):
+        """Takes the members, the phase's clock and the most seconds between checkpoints."""
+        self._running, self._clock, self._every = running, clock, every
+        self._saved_at = time.perf_counter()
+
+    def due(self) -> bool:
+        """Whether the last checkpoint is so old that another is due."""
+        return time.perf_counter() - self._saved_at > self._every
+
+    def save(
+        self,
+        which: Sequence[int],
+        step: int,
+        states: Sequence[TrainState],
+        scores: Sequence[float | None] | None = None,
+    ) -> None:
+        """Starts saving the states of these members, as of `step`."""
+        with self._clock.spend("checkpoints"):
+            for i in which:
+                one = self._running[i]
+                extra = {
+                    "seed": one.member.seed,
+                    "clock": self._clock.saved(),
+                    "sums": one.sums,
+                    "steps_summed": one.summed_steps,
+                }
+                one.checkpoints.save(step, states[i], extra, scores[i] if scores else None)
+        self._saved_at = time.perf_counter()
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        for one in self._running:
+            one.checkpoints.wait()
+
+
+def restore_or_init(
+    running: Sequence[RunningMember], plan: Plan, action: Train, console: Console
+) -> tuple[Sequence[TrainState], Clock]:
+    """The members' states on the devices, from their checkpoints if there are any."""
+    init = jax.jit(action.task.init, compiler_options=parallel.fast_compile_options())
+    arguments = [
+        (one.key, tuple(t.variables for t in one.teachers.values()), one.init_variables)
+        for one in running
+    ]
+    like = jax.eval_shape(init, *arguments[0])
+    restored = _restore([one.checkpoints for one in running], like, console)
+    if restored:
+        states, extras = zip(*restored, strict=True)
+        for one, extra in zip(running, extras, strict=True):
+            one.sums, one.summed_steps = extra["sums"], extra["steps_summed"]
+        clock = Clock(len(running), **extras[0]["clock"])
+    else:
+        states, clock = tuple(init(*given) for given in arguments), Clock(len(running))
+        if plan.config.init_methods_from:
+            states = tuple(
+                networks.init_methods(
+                    state, networks.folder(one.member.init_methods_from, one.folder)
+                )
+                for state, one in zip(states, running, strict=True)
+            )
+    return tuple(plan.devices.replicate(state) for state in states), clock
+
+
+def _restore(
+    stores: Sequence[checkpoint.Checkpoints], like: TrainState, console: Console
+) -> list[tuple[Any, dict[str, Any]]]:
+    """The newest checkpoints of one step that all members can restore; [] if there are none.
+
+    Newer checkpoints are deleted, damaged or not, but only after older ones were restored:
+    a config that does not fit must not erase a run.
+    """
+    common = set.intersection(*(set(stored.steps()) for stored in stores))
+    error = None
+    for step in sorted(common, reverse=True):
+        try:
+            restored = [stored.restore(step, like) for stored in stores]
+        except UserError as problem:
+            error = error or problem
+            continue
+        if error:
+            console.print(f"{error}: resuming from step {step}", highlight=False)
+        break
+    else:
+        if error:
+            raise error
+        # The run ended between the members' first saves.
+        step, restored = -1, []
+    for stored in stores:
+        for newer in stored.steps():
+            if newer > step:
+                stored.delete(newer)
+    return restored

@@ -1,0 +1,7 @@
+"""What a phase does in its steps: `base` is the contract, each other file an implementation."""
+
+from experiments.tasks.base import RunSteps, Setup, StepInputs, Task
+from experiments.tasks.data_free import DataFree
+from experiments.tasks.supervised import Supervised
+
+__all__ = ["DataFree", "RunSteps", "Setup", "StepInputs", "Supervised", "Task"]

@@ -1,0 +1,88 @@
+"""The interface between the training loop and its tasks."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.data import PhaseData, PhaseSplit
+from kdjax import parallel
+from kdjax.types import Array, Network, TrainState, Variables
+
+# `run_steps(states, step, count) -> (states, metrics)` makes `count` steps starting at `step`.
+# States and metrics are tuples with one entry per member; the states are donated.
+RunSteps = Callable[[Sequence[Any], int, int], tuple[Sequence[Any], Sequence[dict[str, Any]]]]
+
+
+class StepInputs(NamedTuple):
+    """What the members of a phase bring to its steps, on the devices.
+
+    Each field has one entry per member, or a single one that all members share.
+
+    Attributes:
+      teacher_variables: of each teacher.
+      teacher_logits: functions from a split to each teacher's logits on it, float32 [n, k].
+      keys: random keys.
+      data_seeds: seeds of the order of the data.
+    """
+
+    teacher_variables: Sequence[tuple[Variables, ...]]
+    teacher_logits: Sequence[Callable[[PhaseSplit], tuple[np.ndarray, ...]]]
+    keys: Sequence[Array]
+    data_seeds: Sequence[int]
+
+
+class Setup(NamedTuple):
+    """What a phase's task is built from.
+
+    Attributes:
+      name: of the phase.
+      config: of the phase.
+      network: the student.
+      teachers: in order.
+      data: all that the phase may look at.
+      devices: that share its batches.
+    """
+
+    name: str
+    config: ConfigDict
+    network: Network
+    teachers: list[Network]
+    data: PhaseData
+    devices: parallel.Devices
+
+
+class Task(Protocol):
+    """What a phase trains its network by.
+
+    The training loop knows nothing else of it: no batches, losses or teachers' forward
+    passes.
+
+    Attributes:
+      eval_every: steps between evaluations; 0 evaluates only at the end.
+    """
+
+    @property
+    def eval_every(self) -> float:
+        """See the class."""
+
+    def init(
+        self,
+        rng: Array,
+        teacher_variables: tuple[Variables, ...],
+        init_variables: Variables | None,
+    ) -> TrainState:
+        """The state before the first step; may be traced.
+
+        Args:
+          rng: the member's key.
+          teacher_variables: of each teacher.
+          init_variables: of the student; None for the model's own initialisation.
+        """
+
+    def make_step(self, inputs: StepInputs, start: int) -> RunSteps:
+        """The steps from `start` on; the result must be called for all steps in order."""
+
+    def preview(self, state: TrainState) -> np.ndarray | None:
+        """uint8 [h, w, c], a picture of what the phase has made so far; None if there is none."""

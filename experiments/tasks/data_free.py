@@ -1,0 +1,222 @@
+"""Training without data: a generator makes the images (Micaelli & Storkey 2019)."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.length import Length
+from experiments.objective import make_objective
+from experiments.tasks.base import RunSteps, Setup, StepInputs
+from kdjax import distillers, models, optimizers, parallel, schedules
+from kdjax.adversarial import AdversarialState, Adversary
+from kdjax.types import Array, TrainState, UserError, Variables
+
+_PICTURES = 10
+# Keys of a phase that mean nothing without data, and their defaults.
+_FIXED = {"grad_accum_steps": 1, "ema_decay": 0.0, "shots": 0, "teacher_batch_norm": "running"}
+
+
+class Settings(NamedTuple):
+    """A phase's group `adversarial`, in which every key may be left out.
+
+    Attributes:
+      distance: what the generator maximises and the student minimises, one of
+        `kdjax.adversarial.DISTANCES`; the student also minimises the phase's `objective`.
+      generator_steps: n_G, updates of the generator per pseudo-batch. Several numbers
+        divide the phase into equal parts.
+      student_steps: n_S, updates of the student per pseudo-batch, in the same form.
+      learning_rate: of the generator, whose optimiser is otherwise the student's.
+      latent_dim: length of a latent.
+      spectral_norm: whether the generator's convolutions have it.
+      stale_teacher: as for `kdjax.adversarial.Adversary`.
+      eval_every: pseudo-batches between evaluations; 0 evaluates only at the end.
+    """
+
+    distance: str = "kl"
+    generator_steps: tuple[int, ...] = (1,)
+    student_steps: tuple[int, ...] = (10,)
+    learning_rate: float = 1e-3
+    latent_dim: int = 100
+    spectral_norm: bool = False
+    stale_teacher: bool = False
+    eval_every: int = 50
+
+
+def read_settings(given: dict[str, Any]) -> Settings:
+    """Checks a phase's group `adversarial`.
+
+    Raises:
+      UserError: on an unknown key or a number out of range.
+    """
+    if unknown := sorted(set(given) - set(Settings._fields)):
+        raise UserError(
+            f"adversarial has no key {', '.join(unknown)}: "
+            f"choose from {', '.join(Settings._fields)}"
+        )
+    for key in ("generator_steps", "student_steps"):
+        value = given.get(key, Settings._field_defaults[key])
+        value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+        if not value or any(not isinstance(n, int) or n < 1 for n in value):
+            raise UserError(f"adversarial.{key} is {value}: it is one or more positive integers")
+        given = given | {key: value}
+    result = Settings(**given)
+    if result.latent_dim < 1 or result.eval_every < 0:
+        raise UserError(
+            f"adversarial.latent_dim is {result.latent_dim} and eval_every {result.eval_every}: "
+            "the first is positive, the second not negative"
+        )
+    return result
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class DataFree:
+    """A phase whose student sees nothing but generated images; a step is a pseudo-batch.
+
+    Attributes:
+      settings: numbers of updates per pseudo-batch.
+      adversary: student, teachers and generator.
+      devices: that share a pseudo-batch.
+      image_shape: (h, w, c) of what is generated.
+      num_classes: k.
+      batch_size: latents per pseudo-batch.
+      steps: pseudo-batches of the phase.
+    """
+
+    settings: Settings
+    adversary: Adversary
+    devices: parallel.Devices
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    batch_size: int
+    steps: int
+
+    @classmethod
+    def create(cls, setup: Setup, length: Length) -> "DataFree":
+        """The task that a phase's config describes.
+
+        Raises:
+          UserError: if anything in its config is invalid.
+        """
+        config = setup.config
+        for key, default in _FIXED.items():
+            if config[key] != default:
+                raise UserError(
+                    f"phase {setup.name!r} learns without data, and {key} is {config[key]}: "
+                    f"there it can only be {default}"
+                )
+        settings = read_settings(config.adversarial.to_dict())
+        return cls(
+            settings=settings,
+            adversary=_make_adversary(setup, length, settings),
+            devices=setup.devices,
+            image_shape=setup.data.image_shape,
+            num_classes=setup.data.num_classes,
+            batch_size=config.batch_size,
+            steps=length.end.max_steps,
+        )
+
+    @property
+    def eval_every(self) -> float:
+        """See `Task`."""
+        return self.settings.eval_every
+
+    def init(
+        self,
+        rng: Array,
+        teacher_variables: tuple[Variables, ...],
+        init_variables: Variables | None,
+    ) -> TrainState:
+        """See `Task.init`."""
+        return self.adversary.init(
+            rng,
+            image_shape=self.image_shape,
+            num_classes=self.num_classes,
+            batch_size=self.batch_size,
+            teacher_variables=teacher_variables,
+            init_variables=init_variables,
+        )
+
+    def make_step(self, inputs: StepInputs, start: int) -> RunSteps:
+        """See `Task.make_step`."""
+        pseudo_batches = self.adversary.make_step(self.devices)
+        line = np.arange(self.batch_size, dtype=np.int32)
+
+        def run_member(member: int, state: Any, step: int, count: int) -> tuple[Any, Any]:
+            teacher_variables = parallel.for_member(inputs.teacher_variables, member)
+            key = parallel.for_member(inputs.keys, member)
+            total: dict[str, Any] = {}
+            end = step + count
+            while step < end:
+                updates = self._updates(step)
+                # Other numbers of updates are another program, so they end a call.
+                n = 1
+                while step + n < end and updates == self._updates(step + n):
+                    n += 1
+                indices = self.devices.shard(np.broadcast_to(line, (n, len(line))), axis=1)
+                state, metrics = pseudo_batches(state, teacher_variables, indices, key, **updates)
+                total = {k: total.get(k, 0) + v * (n / count) for k, v in metrics.items()}
+                step += n
+            return state, total
+
+        def run_steps(states: Sequence[Any], step: int, count: int) -> tuple[Any, Any]:
+            results = [run_member(i, state, step, count) for i, state in enumerate(states)]
+            trained, metrics = zip(*results, strict=True)
+            return trained, metrics
+
+        return run_steps
+
+    def preview(self, state: Any) -> np.ndarray:
+        """Images that the generator makes of the same latents every time, in a row."""
+        images = np.asarray(self._samples(jax.device_get(state)))
+        return np.round(np.concatenate(images, axis=1) * 255).astype(np.uint8)
+
+    @functools.cached_property
+    def _samples(self) -> Any:
+        def samples(state: AdversarialState) -> Array:
+            latents = self.adversary.latents(jax.random.key(0), jnp.arange(_PICTURES))
+            return self.adversary.samples(state.generator, latents)
+
+        return jax.jit(samples)
+
+    def _updates(self, step: int) -> dict[str, int]:
+        """Numbers of updates in a pseudo-batch."""
+        return {
+            "generator_steps": schedules.in_parts(self.settings.generator_steps, step, self.steps),
+            "student_steps": schedules.in_parts(self.settings.student_steps, step, self.steps),
+        }
+
+
+def _make_adversary(setup: Setup, length: Length, settings: Settings) -> Adversary:
+    config = setup.config
+    unit = optimizers.create(**config.optimizer.to_dict() | {"learning_rate": 1.0})
+    # The objective is optional here: the distance alone trains the student.
+    distiller = distillers.weighted_sum()
+    if config.objective:
+        distiller = make_objective(config.objective, length)
+    return Adversary(
+        student=setup.network,
+        teachers=setup.teachers,
+        generator=models.create(
+            "generator",
+            image_shape=setup.data.image_shape,
+            latent_dim=settings.latent_dim,
+            spectral_norm=settings.spectral_norm,
+            dtype=setup.network.module.dtype,
+            axis_name=parallel.AXIS,
+        ),
+        distance=settings.distance,
+        distiller=distiller,
+        optimizer=unit,
+        generator_optimizer=unit,
+        learning_rate=length.learning_rate(config),
+        generator_learning_rate=length.schedule(
+            peak_value=settings.learning_rate, **config.schedule
+        ),
+        stale_teacher=settings.stale_teacher,
+        axis_name=parallel.AXIS,
+    )

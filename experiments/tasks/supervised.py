@@ -1,0 +1,192 @@
+"""Training on images, with or without teachers."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.data import PhaseData
+from experiments.length import Length
+from experiments.objective import make_objective
+from experiments.tasks.base import RunSteps, Setup, StepInputs
+from kdjax import optimizers, parallel, train
+from kdjax.data import batches, sources, views
+from kdjax.types import Array, Distiller, Network, TeacherInputs, TrainState, Variables
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Supervised:
+    """A phase on images.
+
+    Attributes:
+      network: the student.
+      teachers: in the order in which the distiller finds them.
+      distiller: the objective.
+      optimizer: with its learning rate.
+      data: its training split is what batches are drawn from.
+      devices: that share a batch.
+      batch_size: examples per step.
+      steps: of the phase.
+      augment: arguments of `kdjax.data.views.make_views`.
+      eval_every: steps between evaluations; 0 evaluates only at the end.
+      grad_accum_steps: parts into which a batch is cut.
+      ema_decay: of the average of the student's variables; 0 keeps none.
+      teacher_batch_norm: as for `kdjax.train.make_train_step`.
+      sync_batch_norm: whether the networks' batch norm averages over all devices.
+    """
+
+    network: Network
+    teachers: Sequence[Network]
+    distiller: Distiller
+    optimizer: optax.GradientTransformation
+    data: PhaseData
+    devices: parallel.Devices
+    batch_size: int
+    steps: int
+    augment: dict[str, Any]
+    eval_every: float = 0.0
+    grad_accum_steps: int = 1
+    ema_decay: float = 0.0
+    teacher_batch_norm: str = "running"
+    sync_batch_norm: bool = True
+
+    @classmethod
+    def create(cls, setup: Setup, length: Length) -> "Supervised":
+        """The task that a phase's config describes.
+
+        Raises:
+          UserError: if anything in its config is invalid.
+        """
+        config = setup.config
+        optimizer = config.optimizer.to_dict() | {"learning_rate": length.learning_rate(config)}
+        task = cls(
+            network=setup.network,
+            teachers=setup.teachers,
+            distiller=make_objective(config.objective, length),
+            optimizer=optimizers.create(**optimizer),
+            data=setup.data,
+            devices=setup.devices,
+            batch_size=config.batch_size,
+            steps=length.end.max_steps,
+            augment=config.augment.to_dict(),
+            eval_every=config.eval_every * length.steps_per_epoch,
+            grad_accum_steps=config.grad_accum_steps,
+            ema_decay=config.ema_decay,
+            teacher_batch_norm=config.teacher_batch_norm,
+            sync_batch_norm=config.sync_batch_norm,
+        )
+        task.make_views()
+        return task
+
+    def init(
+        self,
+        rng: Array,
+        teacher_variables: tuple[Variables, ...],
+        init_variables: Variables | None,
+    ) -> TrainState:
+        """See `Task.init`."""
+        return train.init_state(
+            rng,
+            student=self.network,
+            distiller=self.distiller,
+            optimizer=self.optimizer,
+            image_shape=self.data.image_shape,
+            num_classes=self.data.num_classes,
+            batch_size=self.batch_size // self.grad_accum_steps,
+            teachers=self.teachers,
+            teacher_variables=teacher_variables,
+            train_labels=jnp.asarray(self.data.train.labels),
+            init_variables=init_variables,
+            ema_decay=self.ema_decay,
+        )
+
+    def make_step(self, inputs: StepInputs, start: int) -> RunSteps:
+        """See `Task.make_step`."""
+        train_step = self.devices.map(
+            train.make_train_step(
+                student=self.network,
+                distiller=self.distiller,
+                optimizer=self.optimizer,
+                views=self.make_views(),
+                teachers=[self._synchronized(teacher) for teacher in self.teachers],
+                teacher_batch_norm=self.teacher_batch_norm,
+                grad_accum_steps=self.grad_accum_steps,
+                ema_decay=self.ema_decay,
+                axis_name=parallel.AXIS,
+                several_seeds=True,
+            ),
+            in_axes=(None, None, None, 0, None),
+            donate_argnums=0,
+        )
+        resident = self.data.train.resident(self.devices)
+        teachers = self._teacher_inputs(inputs)
+        streams = [
+            batches.stream(
+                self.data.train.split, batch_size=self.batch_size, seed=seed,
+                start=start, stop=self.steps, workers=self.data.workers,
+            )
+            for seed in inputs.data_seeds
+        ]  # fmt: skip
+
+        def run_steps(states: Sequence[Any], step: int, count: int) -> tuple[Any, Any]:
+            batch = tuple(self._batch(stream, count) for stream in streams)
+            result = train_step(tuple(states), teachers, resident, batch, tuple(inputs.keys))
+            parallel.wait_on_cpu(result[1])
+            return result
+
+        return run_steps
+
+    def preview(self, state: TrainState) -> None:
+        """See `Task.preview`."""
+
+    def make_views(self) -> Any:
+        """The function that makes what student and teachers see; checks `augment`."""
+        return views.make_views(
+            num_classes=self.data.num_classes,
+            image_size=self.data.image_size,
+            fill=self.network.mean,
+            **self.augment,
+        )
+
+    def reuses_teacher_logits(self) -> bool:
+        """Whether the teachers' logits are computed once and not in every epoch.
+
+        That is possible where they see the same pixels every time, and pays where they see
+        them more than once. It depends on the phase alone, so that a resumed phase computes
+        the same.
+        """
+        return (
+            bool(self.teachers)
+            and self.augment["teacher_view"] == "fixed"
+            and self.teacher_batch_norm == "running"
+            and not isinstance(self.data.train.split.images, sources.Lazy)
+            and self.steps * self.batch_size > len(self.data.train)
+        )
+
+    def _teacher_inputs(self, inputs: StepInputs) -> tuple[TeacherInputs, ...]:
+        """The teachers' variables, and their logits on the training split where they are reused."""
+        if not self.reuses_teacher_logits():
+            return tuple(TeacherInputs(variables) for variables in inputs.teacher_variables)
+        return tuple(
+            TeacherInputs(variables, self.devices.replicate(logits(self.data.train)))
+            for variables, logits in zip(
+                inputs.teacher_variables, inputs.teacher_logits, strict=True
+            )
+        )
+
+    def _batch(self, stream: Iterator[Any], count: int) -> Any:
+        """The next `count` batches, stacked and cut into shards."""
+        parts = [next(stream) for _ in range(count)]
+        return jax.tree.map(lambda *x: self.devices.shard(np.stack(x), axis=1), *parts)
+
+    def _synchronized(self, network: Network) -> Network:
+        """The teacher with batch norm over all devices, if the phase wants that.
+
+        It makes a difference only to a teacher that normalises by the batch.
+        """
+        axis_name = parallel.AXIS if self.sync_batch_norm else None
+        return network._replace(module=network.module.clone(axis_name=axis_name))

@@ -1,0 +1,267 @@
+"""The training loop: steps, log, evaluation, checkpoints, and an end.
+
+The members of a phase are always at the same step. The loop knows a phase's task by its
+contract only (`experiments.tasks.base`).
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from rich.console import Console
+
+from experiments.cli import Interrupted
+from experiments.clock import Clock
+from experiments.evaluation import Evaluator
+from experiments.log import Bar, PhaseLog
+from experiments.plan import LoopSettings, Plan, Train
+from experiments.profile import Profiler
+from experiments.running import RunningMember, Saver, restore_or_init
+from experiments.tasks import StepInputs
+from kdjax import parallel
+from kdjax.types import TrainState, UserError
+
+
+class Diverged(UserError):
+    """The loss of a member is not finite: it cannot go on, but others can.
+
+    Attributes:
+      member: its name.
+      step: at which that was noticed.
+    """
+
+    def __init__(self, message: str, member: str, step: int):
+        """Takes the line for the user, the member's name and the step."""
+        super().__init__(message)
+        self.member, self.step = member, step
+
+
+class Trained(NamedTuple):
+    """What the loop returns.
+
+    Attributes:
+      states: of the members.
+      step: at which the loop ended.
+      clock: of the phase.
+      ended: for each member why its phase has ended, or "" if it is to be trained further.
+    """
+
+    states: Sequence[TrainState]
+    step: int
+    clock: Clock
+    ended: list[str]
+
+
+class TrainLoop:
+    """Trains the members of a phase."""
+
+    def __init__(
+        self,
+        running: Sequence[RunningMember],
+        plan: Plan,
+        *,
+        evaluator: Evaluator,
+        console: Console,
+        stop: Callable[[], int | None],
+    ):
+        """Restores the members' checkpoints, or initialises their states.
+
+        Args:
+          running: the members.
+          plan: of the phase, which trains its network.
+          evaluator: of the phase's network.
+          console: where lines and the progress bar go.
+          stop: returns the number of a signal that has asked to stop, or None.
+
+        Raises:
+          UserError: for damaged checkpoints.
+        """
+        assert isinstance(plan.action, Train)
+        self._running, self._plan, self._action = running, plan, plan.action
+        self._evaluator, self._console, self._stop = evaluator, console, stop
+        self._states, self._clock = restore_or_init(running, plan, plan.action, console)
+        self._step = int(self._states[0].step)
+        self._saver = Saver(running, self._clock, 60 * plan.settings.checkpoint_every)
+        self._logs: list[PhaseLog] = []
+        # Metrics of the calls whose results were not waited for yet, with their steps.
+        self._pending: list[tuple[int, Sequence[dict[str, Any]]]] = []
+
+    def run(self) -> Trained:
+        """Trains until one or all of the members have ended.
+
+        Raises:
+          UserError: for a full disk.
+          Diverged: when the loss of a member is not finite; the other members are saved then.
+          Interrupted: when asked to stop, after saving.
+        """
+        with contextlib.ExitStack() as opened:
+            profiler = Profiler(self._plan.settings.profile, self._running[0].folder)
+            opened.callback(profiler.close)
+            bar = self._open_logs(opened)
+            calls = _Calls.of(self._plan.settings, self._action.task.eval_every, self._total)
+            inputs = _step_inputs(self._running, self._plan)
+            run_steps = self._action.task.make_step(inputs, self._step)
+            lap_start, compiled = self._step, False
+            ended = self._ended()
+            while not any(ended):
+                count = calls.steps(self._step)
+                profiler.before(self._step)
+                self._states, metrics = run_steps(self._states, self._step, count)
+                self._pending.append((count, metrics))
+                self._step += count
+                profiler.after(self._step, metrics)
+                bar.advance(self._step)
+                if not compiled:
+                    # The first call compiles, and its time is not that of steps.
+                    jax.block_until_ready(metrics)
+                    compiled, lap_start = True, self._step
+                    bar.note("")
+                    self._clock.start_lap()
+                signal_number = self._stop()
+                evaluate, log = calls.evaluation_due(self._step), calls.log_due(self._step)
+                if not (evaluate or log or signal_number is not None):
+                    continue
+                self._add_up()
+                images = (self._step - lap_start) * self._plan.config.batch_size
+                speed = self._clock.end_lap(images)
+                if evaluate or log:
+                    rows = [self._log(i, speed, evaluate) for i in range(len(self._running))]
+                    self._save(rows, evaluate)
+                    self._check_finite(rows)
+                    ended = self._ended()
+                # What was due is done first, so that a resumed run logs the same rows.
+                if signal_number is not None and not any(ended):
+                    self._saver.save(range(len(self._running)), self._step, self._states)
+                    self._saver.wait()
+                    raise Interrupted(signal_number)
+                lap_start = self._step
+                self._clock.start_lap()
+        return Trained(self._states, self._step, self._clock, ended)
+
+    @property
+    def _total(self) -> int:
+        return self._action.end.max_steps
+
+    def _open_logs(self, opened: contextlib.ExitStack) -> Bar:
+        """Opens the members' logs and the progress bar, which it returns."""
+        where = {"start": self._step, "total": self._total}
+        bar = Bar(self._plan.name, **where, console=self._console)
+        opened.callback(bar.close)
+        for one in self._running:
+            log = PhaseLog(one.folder, name=one.member.name, **where, bar=bar)
+            opened.callback(log.close)
+            self._logs.append(log)
+        return bar
+
+    def _ended(self) -> list[str]:
+        """For each member why its phase ends at this step, or ""."""
+        return [self._action.end.reason(self._step, log.evaluations) for log in self._logs]
+
+    def _add_up(self) -> None:
+        """Waits for the steps dispatched so far and adds up their metrics."""
+        for count, metrics in self._pending:
+            for one, values in zip(self._running, metrics, strict=True):
+                one.add(values, count)
+        self._pending.clear()
+
+    def _log(self, i: int, speed: float, evaluate: bool) -> dict[str, Any]:
+        """Logs a row of the i-th member, with an evaluation if it is due, and returns it."""
+        one, state, log, plan = self._running[i], self._states[i], self._logs[i], self._plan
+        left = (self._total - self._step) * plan.config.batch_size * len(self._running)
+        epochs = self._action.steps_per_epoch
+        row: dict[str, Any] = {
+            "step": self._step,
+            "epoch": self._step / epochs if epochs else None,
+            "images_per_second": speed,
+            "eta_seconds": left / speed if speed else None,
+            "learning_rate": float(self._action.learning_rate(self._step - 1)),
+            **one.means(),
+        }
+        if evaluate:
+            with self._clock.spend("evaluation"):
+                for name in ("validation", "test"):
+                    if name in plan.data.splits:
+                        split = plan.data.splits[name]
+                        measured = one.evaluate(self._evaluator, state.eval_variables, split)
+                        row |= {f"{name}/{key}": value for key, value in measured.items()}
+        with self._clock.spend("logging"):
+            picture = self._action.task.preview(state) if evaluate else None
+            if picture is not None:
+                log.picture(self._step, picture)
+            log.write({name: value for name, value in row.items() if value is not None})
+        return row
+
+    def _save(self, rows: Sequence[dict[str, Any]], evaluated: bool) -> None:
+        """Saves the members whose loss is finite if that is due, or if not all members' is."""
+        finite = [i for i, row in enumerate(rows) if math.isfinite(row["train/loss"])]
+        if evaluated or self._saver.due() or len(finite) < len(rows):
+            scores = [row.get("validation/accuracy") for row in rows]
+            self._saver.save(finite, self._step, self._states, scores)
+
+    def _check_finite(self, rows: Sequence[dict[str, Any]]) -> None:
+        for one, row in zip(self._running, rows, strict=True):
+            if not math.isfinite(row["train/loss"]):
+                name = one.member.name
+                raise Diverged(
+                    f"phase {name!r}: the loss is {row['train/loss']} at step {self._step}: lower "
+                    "optimizer.learning_rate or set optimizer.grad_clip_norm",
+                    name,
+                    self._step,
+                )
+
+
+class _Calls(NamedTuple):
+    """When a phase logs and evaluates, in whole calls of the compiled step.
+
+    Attributes:
+      per_call: steps per call.
+      log_every: steps between logged rows.
+      eval_every: steps between evaluations.
+      total: the most steps.
+    """
+
+    per_call: int
+    log_every: int
+    eval_every: int
+    total: int
+
+    @classmethod
+    def of(cls, settings: LoopSettings, eval_every: float, total: int) -> "_Calls":
+        per_call = settings.steps_per_call or parallel.default_steps_per_call()
+
+        def in_calls(steps: float) -> int:
+            return math.ceil(max(1, round(steps)) / per_call) * per_call if steps else total
+
+        return cls(per_call, in_calls(settings.log_every), in_calls(eval_every), total)
+
+    def steps(self, step: int) -> int:
+        """How many steps the call that starts at `step` makes."""
+        return min(self.per_call - step % self.per_call, self.total - step)
+
+    def evaluation_due(self, step: int) -> bool:
+        return step % self.eval_every == 0 or step == self.total
+
+    def log_due(self, step: int) -> bool:
+        return step % self.log_every == 0
+
+
+def _step_inputs(running: Sequence[RunningMember], plan: Plan) -> StepInputs:
+    """What the members bring to their steps; one entry stands for all where they agree."""
+    seeds = [one.member.seed for one in running]
+    if plan.settings.share_views and plan.config.seeds:
+        # The first of all seeds, whether or not it is still running.
+        seeds = [plan.config.seeds[0]]
+    distinct = running
+    if all(one.member.teachers == running[0].member.teachers for one in running):
+        distinct = running[:1]
+    return StepInputs(
+        teacher_variables=[tuple(t.variables for t in one.placed.values()) for one in distinct],
+        teacher_logits=[one.teacher_logits.each for one in distinct],
+        keys=[
+            plan.devices.replicate(jax.random.fold_in(running[0].phase_key(seed), 1))
+            for seed in seeds
+        ],
+        data_seeds=seeds,
+    )

@@ -1,0 +1,106 @@
+"""The run folder: which config it belongs to, and who may write to it."""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments import files, legacy
+from kdjax.types import UserError
+
+_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+# Keys on which no result depends: they may differ between a run and its continuation.
+_NEUTRAL = (
+    "devices", "checkpoint_every", "data.dir", "data.memory", "data.workers",
+    "evaluation.dir", "evaluation.memory", "profile", "report",
+)  # fmt: skip
+
+
+def default(config_name: str, config: ConfigDict) -> Path:
+    """`runs/NAME-HASH`: the same command finds its run again, another config has another."""
+    identity = json.dumps(_identity(config.to_dict()), sort_keys=True)
+    return Path("runs") / f"{config_name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+
+def check(config: ConfigDict, workdir: Path) -> None:
+    """Raises UserError if the folder belongs to another config or is not a run folder."""
+    if not workdir.exists():
+        return
+    if not workdir.is_dir():
+        raise UserError(f"{str(workdir)!r} is not a folder")
+    stored_file = workdir / "config.json"
+    if not stored_file.exists():
+        if any(not path.name.startswith(".") for path in workdir.iterdir()):
+            raise UserError(f"{str(workdir)!r} is not empty and not a run folder")
+        return
+    ours = _identity(config.to_dict())
+    theirs = _identity(legacy.upgrade(files.read_json(stored_file)))
+    differing = sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k))
+    # The three layers only repeat what the phases, which are run, inherit from them.
+    differing = [k for k in differing if not k.startswith(("train.", "teacher.", "student."))]
+    if differing:
+        shown = ", ".join(
+            f"{k} ({theirs.get(k, 'absent')} there, {ours.get(k, 'absent')} here)"
+            for k in differing[:5]
+        )
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise UserError(
+            f"{str(workdir)!r} belongs to another config: {shown}{more}; choose another --workdir"
+        )
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Keeps a second run out of the folder.
+
+    The lock ends with the process, however that ends.
+
+    Raises:
+      UserError: if another run has the lock.
+    """
+    with open(workdir / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another run is working in {str(workdir)!r}") from None
+        yield
+
+
+def versions() -> dict[str, str]:
+    """The versions on which a run's figures depend, of kdjax as a commit where git knows it."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    found["python"] = platform.python_version()
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if commit.returncode == 0:
+        found["kdjax"] = commit.stdout.strip()
+    return found
+
+
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    """The config as JSON holds it, flat, without keys on which no result depends."""
+
+    def flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                yield from flat(inner, f"{prefix}.{key}" if prefix else key)
+        else:
+            yield prefix, value
+
+    plain = json.loads(json.dumps(config))
+    for phase in plain["phases"].values():
+        if phase["seeds"] and not phase["checkpoint"]:
+            # Each member has a seed of `seeds`, and the phase's own is not used.
+            del phase["seed"]
+    neutral = tuple(f"{key}." for key in _NEUTRAL)
+    return {k: v for k, v in flat(plain, "") if not f"{k}.".startswith(neutral)}
