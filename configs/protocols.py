@@ -45,19 +45,20 @@ _TFDS = ("cifar10", "cifar100", "imagenet100x32", "mnist", "fashion_mnist")
 def digits(config: ConfigDict) -> None:
     """Sets the data and the training of every config on the digits.
 
-    They need no network and little time.
+    They need no network and little time. The teacher learns from all 1,201 training images
+    and the students from four of each class, as a large model has usually seen more than
+    those who distil it. With all images every network is correct on 98 % of the 596 test
+    images, and these cannot tell methods apart.
     """
     config.data.name = "digits"
     config.data.resize = 16
-    # With all 1,201 training images every network is correct on 98.5 % and more, and 596 test
-    # images do not tell them apart.
-    config.data.train_examples = 300
     config.train.batch_size = 64
-    config.train.epochs = 60.0
-    config.eval_every = 4.0
     # A mirrored digit is another digit or none.
     config.train.augment.update(flip=False, padding=2)
     config.train.optimizer.nesterov = True
+    config.teacher.update(epochs=15.0, eval_every=5.0)
+    # 400 steps, with an evaluation every 50.
+    config.student.update(shots=4, epochs=640.0, eval_every=80.0)
 
 
 def protocol(config: ConfigDict, data: str, name: str = "") -> None:

@@ -55,7 +55,7 @@ from kdjax.types import UserError
 _CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 _SVHN = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
 VARIANTS: dict[str, tuple[str, int, int, int, Any, int, int]] = {
-    "digits": ("digits", 16, 1, 10, None, 300, 300),
+    "digits": ("digits", 16, 1, 10, None, 300, 1_201),
     "mnist": ("tfds:mnist", 32, 1, 10, ((0.1307,), (0.3081,)), 25_000, 60_000),
     "fashion_mnist": ("tfds:fashion_mnist", 32, 1, 10, None, 35_000, 60_000),
     "svhn": ("tfds:svhn_cropped", 32, 3, 10, _SVHN, 50_000, 73_257),
@@ -105,7 +105,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.student.model = args.student or "wrn_16_1"
     _set_data(config, args.variant)
     _set_student(config, args.steps or VARIANTS[args.variant][5], digits)
-    updates = round(config.train.epochs * VARIANTS[args.variant][6] / config.train.batch_size)
+    updates = round(config.teacher.epochs * VARIANTS[args.variant][6] / config.train.batch_size)
     if args.table in (1, 2, 4):
         _tables(config, args.table, updates)
         return config
@@ -159,7 +159,7 @@ def _set_data(config: ConfigDict, variant: str) -> None:
 
 def _set_student(config: ConfigDict, steps: int, digits: bool) -> None:
     """Sets Adam at 2e-3 with a cosine schedule and gradients clipped at 5."""
-    config.student.update(steps=steps, batch_size=64 if digits else 128)
+    config.student.update(steps=steps, batch_size=64 if digits else 128, shots=0)
     config.student.optimizer.update(
         name="adam", learning_rate=2e-3, nesterov=False, weight_decay=0.0, grad_clip_norm=5.0
     )
