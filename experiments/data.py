@@ -63,6 +63,8 @@ class PhaseData:
     image_size: int
     resize: int = 0
     workers: int = 0
+    # Phases with as many shots share them, and what is computed from them only once.
+    _shots: dict[int, "PhaseData"] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -105,6 +107,8 @@ class PhaseData:
         Raises:
           UserError: if a class has fewer.
         """
+        if count in self._shots:
+            return self._shots[count]
         labels = self.train.labels
         order = np.random.default_rng(0).permutation(len(labels))
         chosen = [order[labels[order] == label][:count] for label in range(self.num_classes)]
@@ -113,7 +117,8 @@ class PhaseData:
             raise UserError(
                 f"shots is {count}: the class with the fewest training images has {fewest}"
             )
-        return self.subset(np.sort(np.concatenate(chosen)))
+        self._shots[count] = self.subset(np.sort(np.concatenate(chosen)))
+        return self._shots[count]
 
 
 class RunData(NamedTuple):
