@@ -20,13 +20,19 @@ class FirstPhase(NamedTuple):
         from the labels without the method.
       hands_on: what the second phase is initialised with, `init_from` (the student) or
         `init_methods_from` (the methods' variables).
-      learning_rate_divisor: by which the learning rate is smaller in that phase.
+      learning_rate_divisor: by which the learning rate is smaller in that phase; a function of
+        the student's name where it depends on the student.
     """
 
     term: Term
     then: Term | None
     hands_on: str
-    learning_rate_divisor: float = 1.0
+    learning_rate_divisor: float | Callable[[str], float] = 1.0
+
+    def divisor(self, student: str) -> float:
+        """The divisor of the learning rate for a student's model."""
+        given = self.learning_rate_divisor
+        return given(student) if callable(given) else given
 
 
 class Recipe(NamedTuple):
@@ -79,9 +85,19 @@ def _dkd_beta(teacher: str, student: str) -> Term:
     """mdistiller's choice: the more confident the teacher, the larger."""
     if (teacher, student) in (("resnet56", "resnet20"), ("resnet110", "resnet32")):
         return {"beta": 2.0}
+    if teacher.startswith("vgg") and student.startswith("mobilenetv2"):
+        return {"beta": 6.0}
     if all(model.startswith(("wrn", "vgg")) for model in (teacher, student)):
         return {"beta": 6.0}
     return {"beta": 8.0}
+
+
+def _paraphraser_divisor(student: str) -> float:
+    """RepDistiller's 0.01 beside 0.05 for ResNets and Wide ResNets, the student's rate otherwise.
+
+    That is 0.05 for VGG, and 0.01 for ShuffleNets and MobileNets.
+    """
+    return 5.0 if student.startswith(("resnet", "wrn")) else 1.0
 
 
 def _kd_alone(labels: float, weight: float, temperature: float) -> dict[str, Term]:
@@ -120,8 +136,7 @@ RECIPES = {
             {"weight": 1.0, "stage": "paraphraser"},
             {"stage": "translator"},
             "init_methods_from",
-            # RepDistiller's 0.01 for the paraphraser beside 0.05 for the networks.
-            learning_rate_divisor=5.0,
+            learning_rate_divisor=_paraphraser_divisor,
         ),
     ),
     "ab": Recipe(1.0, first=FirstPhase({"weight": 1.0}, None, "init_from")),
@@ -196,7 +211,7 @@ def add_methods(
             **changes,
         )
         first.epochs = config.student.get_ref("epochs") / 8
-        divisor = max(one.learning_rate_divisor for one in firsts.values())
+        divisor = max(one.divisor(config.student.model) for one in firsts.values())
         if divisor != 1:
             rate = config.student.optimizer.get_ref("learning_rate")
             first.optimizer.learning_rate = rate / divisor

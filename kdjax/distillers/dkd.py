@@ -17,7 +17,7 @@ def dkd(*, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> D
 
     Taps: logits. Trains: only the student. Usual weight: 1, with 1 for cross-entropy, warmed up
     over the first 20 epochs; beta is 2 for resnet56 to resnet20 and resnet110 to resnet32, 6
-    for Wide ResNets and VGG, 8 otherwise (mdistiller).
+    for Wide ResNets, VGG and VGG to MobileNetV2, 8 otherwise (mdistiller).
 
     Args:
       alpha: weight of target class knowledge distillation (TCKD).

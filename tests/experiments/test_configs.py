@@ -132,12 +132,41 @@ def test_every_method_has_a_recipe():
     assert sorted([*methods.RECIPES, "cross_entropy"]) == distillers.names()
 
 
-def test_weights_depend_on_the_pair_where_the_papers_do():
-    betas = {
-        pair: methods.objective(["dkd"], *pair)["dkd"]["beta"]
-        for pair in [("resnet56", "resnet20"), ("wrn_40_2", "wrn_16_2"), ("vgg13", "resnet20")]
-    }
-    assert list(betas.values()) == [2.0, 6.0, 8.0]
+@pytest.mark.parametrize(
+    ("teacher", "student", "beta"),
+    [
+        ("resnet56", "resnet20", 2.0),
+        ("resnet110", "resnet32", 2.0),
+        ("resnet32x4", "resnet8x4", 8.0),
+        ("wrn_40_2", "wrn_16_2", 6.0),
+        ("wrn_40_2", "shufflenetv1", 8.0),
+        ("vgg13", "vgg8", 6.0),
+        ("vgg13", "mobilenetv2_half", 6.0),
+        ("resnet50", "mobilenetv2_half", 8.0),
+    ],
+)
+def test_dkds_beta_is_mdistillers(teacher, student, beta):
+    assert methods.objective(["dkd"], teacher, student)["dkd"]["beta"] == beta
+
+
+@pytest.mark.parametrize(
+    ("student", "paraphraser", "translator"),
+    [
+        ("resnet20", 0.01, 0.05),
+        ("wrn_16_2", 0.01, 0.05),
+        ("vgg8", 0.05, 0.05),
+        ("shufflenetv1", 0.01, 0.01),
+        ("mobilenetv2_half", 0.01, 0.01),
+    ],
+)
+def test_learning_rates_of_factor_transfer_are_repdistillers(student, paraphraser, translator):
+    config = distill.get_config(f"methods=ft,student={student},data=cifar100,protocol=crd")
+    first, second = config.phases.ft_init, config.phases.ft
+    assert first.optimizer.learning_rate == pytest.approx(paraphraser)
+    assert second.optimizer.learning_rate == pytest.approx(translator)
+
+
+def test_methods_beside_one_another_have_their_own_weights():
     both = methods.objective(["crd", "kd"])
     assert [both[name]["weight"] for name in ("cross_entropy", "kd", "crd")] == [1.0, 1.0, 0.8]
 
