@@ -1,6 +1,12 @@
-"""Knowledge distillation in JAX: pure functions for models, losses and training."""
+"""Knowledge distillation in JAX: pure functions for models, losses and training.
 
-from kdjax import adversarial, distillers, losses, metrics, models, torch_import
+Importing kdjax changes no setting of the process. With jaxlib 0.10.2 and 0.11.0 on the CPU,
+call `kdjax.host.avoid_wrong_sums()` before JAX is first used: without it, some large sums of
+compiled programs are silently wrong. `kdjax.host.set_up_host()`, which `experiments` calls,
+includes it and also makes the CPU backend fast.
+"""
+
+from kdjax import adversarial, distillers, host, losses, metrics, models, torch_import
 from kdjax.types import (
     Context,
     Distiller,
@@ -23,6 +29,7 @@ __all__ = [
     "UserError",
     "adversarial",
     "distillers",
+    "host",
     "losses",
     "metrics",
     "models",

@@ -1,4 +1,9 @@
-"""Process-wide settings that make JAX's CPU backend fast and let it start quickly."""
+"""Process-wide settings of JAX's CPU backend: right sums, speed, and a quick start.
+
+jaxlib 0.10.2 silently computes some sums wrong on the CPU (`avoid_wrong_sums`). The programs of
+`experiments` avoid this. A program of your own is not changed by importing kdjax: it calls
+`set_up_host` or `avoid_wrong_sums` before JAX computes anything, or sets `XLA_FLAGS`.
+"""
 
 import contextlib
 import ctypes
@@ -7,6 +12,12 @@ import os
 import warnings
 
 import jax
+import jaxlib
+
+# The versions whose sums are offloaded to a library with the errors that `avoid_wrong_sums`
+# lists, and that know this flag. XLA aborts on a flag that it does not know.
+AFFECTED_JAXLIBS = ("0.10.2", "0.11.0")
+_NO_OFFLOADED_SUMS = "--xla_cpu_experimental_ynn_fusion_type=-reduce"
 
 _MALLOPT = {
     "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
@@ -15,11 +26,29 @@ _MALLOPT = {
 }
 
 
+def avoid_wrong_sums() -> None:
+    """Makes compiled sums right on the CPU. Call it before JAX is first used.
+
+    jaxlib 0.10.2 hands reductions to YNNPACK. Compiled reductions of a product that have more
+    than 32,768 results can then be wrong without any warning (jax-ml/jax#39103): of
+    `jit(vmap(lambda r: sum((m @ r) ** 2)))` on float32 [40001, 3], 7,233 values are. Reductions
+    of seven and more dimensions crash or hang, in jaxlib 0.11.0 too (jax-ml/jax#39257).
+
+    On these two versions this adds a flag to `XLA_FLAGS` that leaves reductions to XLA, unless
+    `XLA_FLAGS` already has that flag. On all others it does nothing.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    name = _NO_OFFLOADED_SUMS.partition("=")[0]
+    if jaxlib.__version__ in AFFECTED_JAXLIBS and name not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {_NO_OFFLOADED_SUMS}".strip()
+
+
 def set_up_host() -> None:
-    """Configures the CPU backend for speed. Call it before JAX is first used.
+    """Configures the CPU backend for right sums and for speed. Call it before JAX is first used.
 
     Harmless where JAX computes on a GPU. What it sets:
 
+    - Where jaxlib needs it, a flag without which sums can be wrong (`avoid_wrong_sums`).
     - One single-threaded virtual device per core, which is two to three times as fast on
       convolutions as one device with all threads.
     - For devices of one thread, a schedule that minimises memory: one that lets many
@@ -32,6 +61,7 @@ def set_up_host() -> None:
 
     Settings already made in the environment (`XLA_FLAGS`, `MALLOC_*`) are left alone.
     """
+    avoid_wrong_sums()
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

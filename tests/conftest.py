@@ -25,6 +25,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.01"
 
 import jax
 
+from kdjax import host
+
+host.avoid_wrong_sums()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # In bytes. A compiled program takes about a megabyte, and JAX keeps them all.
 MEMORY = 900_000_000

@@ -5,13 +5,22 @@ import subprocess
 import sys
 
 import jax
+import jaxlib
 import pytest
 
 from kdjax import host
 
+NO_OFFLOADED_SUMS = "--xla_cpu_experimental_ynn_fusion_type=-reduce"
+
 
 @pytest.fixture
-def mallopt_calls(monkeypatch):
+def unaffected(monkeypatch):
+    """A jaxlib that needs no flag for right sums."""
+    monkeypatch.setattr(host.jaxlib, "__version__", "0.10.1")
+
+
+@pytest.fixture
+def mallopt_calls(monkeypatch, unaffected):
     """Clears the environment's settings and records the calls of the C library's mallopt."""
     calls = []
 
@@ -78,6 +87,69 @@ def test_set_up_host_works_without_glibc(mallopt_calls, monkeypatch):
     monkeypatch.setattr(host.ctypes, "CDLL", missing)
     host.set_up_host()
     assert "device_count" in os.environ["XLA_FLAGS"]
+
+
+@pytest.mark.parametrize("version", ["0.10.2", "0.11.0"])
+@pytest.mark.parametrize(
+    "given", ["", "--xla_dump_to=x", "--xla_force_host_platform_device_count=7"]
+)
+def test_set_up_host_adds_the_flag_for_right_sums_to_any_others(
+    mallopt_calls, monkeypatch, version, given
+):
+    monkeypatch.setattr(host.jaxlib, "__version__", version)
+    monkeypatch.setenv("XLA_FLAGS", given)
+    host.set_up_host()
+    flags = os.environ["XLA_FLAGS"].split()
+    assert flags.count(NO_OFFLOADED_SUMS) == 1
+    assert flags[: len(given.split())] == given.split()
+
+
+def test_the_environments_choice_of_offloaded_sums_is_left_alone(monkeypatch):
+    given = "--xla_cpu_experimental_ynn_fusion_type=dot --xla_dump_to=x"
+    monkeypatch.setattr(host.jaxlib, "__version__", "0.10.2")
+    monkeypatch.setenv("XLA_FLAGS", given)
+    host.avoid_wrong_sums()
+    assert os.environ["XLA_FLAGS"] == given
+
+
+@pytest.mark.parametrize("version", ["0.9.1", "0.10.1", "0.10.20", "0.11.1", "0.12.0"])
+def test_other_versions_which_may_not_know_the_flag_do_not_get_it(monkeypatch, version):
+    monkeypatch.setattr(host.jaxlib, "__version__", version)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    host.avoid_wrong_sums()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x"
+
+
+@pytest.mark.skipif(
+    jaxlib.__version__ != "0.10.2", reason="the error of jax-ml/jax#39103 is that of jaxlib 0.10.2"
+)
+@pytest.mark.parametrize(("set_up", "wrong"), [(False, True), (True, False)])
+def test_set_up_host_makes_sums_right(set_up, wrong):
+    script = f"""if True:
+        from kdjax import host
+        if {set_up}:
+            host.set_up_host()
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+        source = np.random.default_rng(0)
+        matrix = source.standard_normal((3, 3), np.float32)
+        rows = source.standard_normal((40_001, 3), np.float32)
+        sums = jax.jit(jax.vmap(lambda row: jnp.sum((matrix @ row) ** 2)))(rows)
+        right = np.isclose(sums, ((rows @ matrix.T) ** 2).sum(1), rtol=1e-3)
+        print("right" if right.all() else "wrong")
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    process = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment, text=True, capture_output=True, check=True,
+    )  # fmt: skip
+    assert process.stdout == ("wrong\n" if wrong else "right\n")
+
+
+def test_the_tests_themselves_run_with_right_sums():
+    if jaxlib.__version__ in host.AFFECTED_JAXLIBS:
+        assert NO_OFFLOADED_SUMS in os.environ["XLA_FLAGS"]
 
 
 @pytest.fixture
