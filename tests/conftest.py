@@ -30,7 +30,7 @@ from kdjax import host
 host.avoid_wrong_sums()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # In bytes. A compiled program takes about a megabyte, and JAX keeps them all.
-MEMORY = 900_000_000
+MEMORY = 1_300_000_000
 
 
 def _resident():
@@ -43,8 +43,12 @@ def _resident():
 
 
 def pytest_runtest_teardown(item, nextitem):
-    """Forgets compiled programs where they take much; what is needed again is read from the cache."""
-    if _resident() > MEMORY:
+    """Forgets compiled programs where they take much; what is needed again is read from the cache.
+
+    Sooner at the end of a file: the next one has other programs.
+    """
+    goes_on = nextitem is not None and nextitem.path == item.path
+    if _resident() > (MEMORY if goes_on else MEMORY // 2):
         jax.clear_caches()
         if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
             libc.malloc_trim(0)
