@@ -198,8 +198,9 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _read_torch(data: bytes) -> Any:
-    file = io.BytesIO(data)
-    return _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(io.BytesIO(data))
+    # By its first bytes: a zip archive cut short is still not a legacy file.
+    read = _read_zip if data.startswith(b"PK\x03\x04") else _read_legacy
+    return read(io.BytesIO(data))
 
 
 def _read_zip(file: BinaryIO) -> Any:

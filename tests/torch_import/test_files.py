@@ -220,6 +220,13 @@ def test_truncated_files_are_rejected(write):
         assert_rejected(path, "cannot read .*file, or a damaged one")
 
 
+def test_the_head_of_a_zip_is_a_damaged_file_whatever_its_time_of_day(tmp_path):
+    """Read as a pickle, `PK...\\n` is a persistent id; the bytes after it are the time."""
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"PK\x03\x04\x00\x00\x08\x08\x00\x00\n\x05")
+    assert_rejected(path, "or a damaged one")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
