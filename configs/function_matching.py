@@ -7,6 +7,10 @@ and the teacher's logits (Hinton et al. 2015); and the student by function match
 et al. 2022, "Knowledge distillation: a good teacher is patient and consistent"), which sees
 the crops and mixtures that its teacher sees and is trained by KL alone.
 
+With `views=all` there is a phase for each of the four ways in which the teacher may see a
+batch (Figure 2 of the paper): `fixed`, `independent`, `consistent` and `function_matching`,
+all trained by KL alone and equally long.
+
 Variants, and what they cost:
 
 - none: scikit-learn's handwritten digits at 16x16, `wrn_16_2` to `wrn_10_1`. The teacher
@@ -34,8 +38,10 @@ Variants, and what they cost:
 from ml_collections import ConfigDict
 
 from configs import common, methods, protocols
+from kdjax.data.views import TEACHER_VIEWS
 from kdjax.types import UserError
 
+VIEWS = ("function_matching", "all")
 VARIANTS = ("digits", "cifar10", "cifar100", "imagenet100x32", "flowers", "pet")
 # (epochs, learning rate, weight decay, temperature) of Beyer et al. 2022, from their published
 # configs. Their weight decay is not multiplied by the learning rate; ours is.
@@ -54,9 +60,11 @@ _PATIENCE = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    args = common.arguments(arg, variant="digits", schedule="fast")
+    args = common.arguments(arg, variant="digits", schedule="fast", views="function_matching")
     if args.variant not in VARIANTS:
         raise UserError(f"unknown variant {args.variant!r}: choose from {', '.join(VARIANTS)}")
+    if args.views not in VIEWS:
+        raise UserError(f"unknown views {args.views!r}: choose from {', '.join(VIEWS)}")
     config = common.base()
     temperature = 4.0
     if args.variant == "digits":
@@ -89,16 +97,18 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if args.variant != "digits":
         config.eval_every = max(1.0, config.student.epochs / 40)
     methods.teacher_scratch_kd(config)
-    config.phases.function_matching = common.inherit(
-        config.student,
-        teachers=("teacher",),
-        objective={"kd": {"weight": 1.0, "temperature": temperature}},
-        augment={"teacher_view": "function_matching", "mixup": 1.0},
-    )
-    if args.variant == "digits":
-        # Patience is the method's third ingredient; the other phases have converged by 400
-        # steps, and this one has 1,000.
-        config.phases.function_matching.epochs = 1600.0
+    for view in TEACHER_VIEWS if args.views == "all" else ("function_matching",):
+        mixup = 1.0 if view == "function_matching" else 0.0
+        config.phases[view] = common.inherit(
+            config.student,
+            teachers=("teacher",),
+            objective={"kd": {"weight": 1.0, "temperature": temperature}},
+            augment={"teacher_view": view, "mixup": mixup},
+        )
+        if args.variant == "digits":
+            # Patience is the method's third ingredient; the other phases have converged by 400
+            # steps, and this one has 1,000.
+            config.phases[view].epochs = 1600.0
     return config
 
 

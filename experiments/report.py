@@ -145,7 +145,7 @@ class _Phases(dict[str, _Figures]):
 
 
 def draw_curves(workdir: Path, members: Mapping[str, Sequence[str]]) -> None:
-    """Writes curves.png: test accuracy of each phase, and agreement with its teacher.
+    """Writes curves.png: test accuracy and loss of each phase, and agreement with its teacher.
 
     Args:
       workdir: the run folder.
@@ -162,7 +162,11 @@ def draw_curves(workdir: Path, members: Mapping[str, Sequence[str]]) -> None:
         phase: "epoch" if any("epoch" in row for log in logs for row in log) else "step"
         for phase, logs in rows.items()
     }
-    titles = {"accuracy": "test accuracy", "agreement": "test agreement with the teacher"}
+    titles = {
+        "accuracy": "test accuracy",
+        "nll": "test loss (NLL)",
+        "agreement": "test agreement with the teacher",
+    }
 
     def curves(figure: str, unit: str) -> dict[str, list[list[tuple[float, float]]]]:
         """The points of each phase's members, where there are any."""

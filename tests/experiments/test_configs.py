@@ -7,6 +7,7 @@ import pytest
 from small_run import execute
 
 from configs import (
+    choices,
     common,
     compare,
     distill,
@@ -29,6 +30,9 @@ CASES = [
     *((function_matching, variant) for variant in (None, *function_matching.VARIANTS)),
     (function_matching, "flowers,schedule=medium"),
     (function_matching, "pet,schedule=long"),
+    (function_matching, "digits,views=all"),
+    (choices, None),
+    (choices, "figure=9,data=cifar100"),
     (distill, None),
     (distill, "teacher=wrn_40_2,student=wrn_16_2,methods=kd,data=cifar100"),
     (distill, "methods=cross_entropy,scratch=0"),
@@ -113,6 +117,17 @@ def test_published_schedules():
     }  # fmt: skip
 
 
+def test_the_four_views_differ_in_nothing_else():
+    phases = function_matching.get_config("digits,views=all").phases
+    views = {name: p for name, p in phases.items() if name not in ("teacher", "scratch", "kd")}
+    assert list(views) == ["fixed", "independent", "consistent", "function_matching"]
+    for name, phase in views.items():
+        assert phase.augment.teacher_view == name
+        assert phase.augment.mixup == (name == "function_matching")
+        assert phase.objective.to_dict() == {"kd": {"weight": 1.0, "temperature": 2.0}}
+        assert phase.epochs == phases.function_matching.epochs
+
+
 def test_protocols_are_the_papers():
     review = distill.get_config("student=shufflenetv1,data=cifar100,protocol=review")
     assert review.phases.kd.optimizer.learning_rate == pytest.approx(0.02)
@@ -191,6 +206,9 @@ def test_methods_with_a_first_phase_have_two_phases():
     [
         (function_matching, "cifar11", "unknown variant 'cifar11': choose from digits"),
         (function_matching, "pet,schedule=slow", "unknown schedule 'slow'"),
+        (function_matching, "digits,views=some", "unknown views 'some': choose from"),
+        (choices, "table=1", "there is no table=1,figure=0: choose from table=2, figure=6"),
+        (choices, "figure=5", "there is no table=0,figure=5"),
         (zero_shot, "table=3", "unknown table 3: choose from 0, 1, 2"),
         (zero_shot, "digits,study=alpha", "unknown study 'alpha': choose from , beta"),
         (distill, "studnt=x", "unknown config argument 'studnt': choose from methods, teacher"),
