@@ -77,6 +77,7 @@ def transition_curves(
             curves = []
             for _ in range(steps):
                 x, p = one_step(x, targets)
+                parallel.wait_on_cpu(p)
                 curves.append(p)
             p_a, p_b = zip(*jax.device_get(curves), strict=True)
             return np.stack(p_a), np.stack(p_b)
