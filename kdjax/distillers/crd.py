@@ -125,7 +125,8 @@ def crd(
         normalizers = []
         for i, (side, opposite) in enumerate(zip(_SIDES, reversed(_SIDES), strict=True)):
             positive = jnp.sum(embedded[side] * positives[opposite], axis=1, keepdims=True)
-            cosines = jnp.concatenate([positive, embedded[side] @ keys[opposite].T], axis=1)
+            negative = jnp.matmul(embedded[side], keys[opposite].T, precision=losses.PRECISION)
+            cosines = jnp.concatenate([positive, negative], axis=1)
             scores = jnp.exp(cosines / temperature)
             mean = _weighted_mean(scores, counts)
             first = parallel.pmean(jnp.mean(mean), context.axis_name) * len(key_labels)

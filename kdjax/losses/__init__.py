@@ -6,6 +6,7 @@ mean. Losses between examples return a scalar.
 
 from kdjax.losses.contrastive import crd_nce
 from kdjax.losses.features import (
+    PRECISION,
     activation_boundary,
     adaptive_average_pool,
     adaptive_max_pool,
@@ -29,6 +30,7 @@ from kdjax.losses.logits import cross_entropy, dkd, kd
 from kdjax.losses.relations import correlation_congruence, pkt, rkd, similarity_preserving
 
 __all__ = [
+    "PRECISION",
     "activation_boundary",
     "adaptive_average_pool",
     "adaptive_max_pool",

@@ -11,6 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+# Of the products in the losses. They are small, and GPUs would round their operands to TF32, of
+# which little is left in the differences of similarities that the losses are made of.
+PRECISION = jax.lax.Precision.HIGHEST
+
 
 def adaptive_average_pool(feature: Array, size: tuple[int, int]) -> Array:
     """Average-pools to a given size, as PyTorch's `adaptive_avg_pool2d`.
@@ -30,7 +34,8 @@ def adaptive_average_pool(feature: Array, size: tuple[int, int]) -> Array:
     if (h, w) == size:
         return feature
     rows, columns = _pooling(h, size[0]), _pooling(w, size[1])
-    return jnp.einsum("bhwc,ih,jw->bijc", feature, rows, columns).astype(feature.dtype)
+    pooled = jnp.einsum("bhwc,ih,jw->bijc", feature, rows, columns, precision=PRECISION)
+    return pooled.astype(feature.dtype)
 
 
 def _pooling(size: int, out: int) -> np.ndarray:
@@ -55,9 +60,11 @@ def match_size(student: Array, teacher: Array) -> tuple[Array, Array]:
 
 
 def l2_normalize(x: Array, axis: int = -1) -> Array:
-    """x / |x|_2 along an axis; zero vectors remain zero, with zero gradient."""
+    """x / |x|_2 along an axis. Vectors of length 1e-12 or less become zero, with zero gradient."""
     squares = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+    # The maximum keeps the slope of the branch not chosen finite, as zero times infinity is nan.
+    unit = x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
+    return jnp.where(squares > 1e-24, unit, 0.0)
 
 
 def _mean(x: Array) -> Array:
@@ -127,7 +134,7 @@ def nst(student_feature: Array, teacher_feature: Array) -> Array:
         return l2_normalize(feature.reshape(b, h * w, c), axis=1)
 
     def kernel(a: Array, b: Array) -> Array:
-        return _mean(jnp.square(jnp.einsum("bxi,bxj->bij", a, b)))
+        return _mean(jnp.square(jnp.einsum("bxi,bxj->bij", a, b, precision=PRECISION)))
 
     student, teacher = map(channels, match_size(student_feature, teacher_feature))
     return kernel(teacher, teacher) + kernel(student, student) - 2 * kernel(student, teacher)
@@ -170,7 +177,8 @@ def fsp(
 
     def matrix(bottom: Array, top: Array) -> Array:
         bottom, top = match_size(bottom, top)
-        return jnp.einsum("bhwm,bhwn->bmn", bottom, top) / (top.shape[1] * top.shape[2])
+        products = jnp.einsum("bhwm,bhwn->bmn", bottom, top, precision=PRECISION)
+        return products / (top.shape[1] * top.shape[2])
 
     difference = matrix(student_bottom, student_top) - matrix(teacher_bottom, teacher_top)
     return _mean(jnp.square(difference))

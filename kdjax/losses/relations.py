@@ -8,7 +8,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from kdjax.losses.features import l2_normalize
+from kdjax.losses.features import PRECISION, l2_normalize
+
+# Squared distances of examples, relative to their squared norms, below which rounding is most of
+# the difference between them: the errors of a Gram matrix are this large in float32.
+_ROUNDING = 1e-6
 
 
 def _flat(x: Array) -> Array:
@@ -33,7 +37,7 @@ def similarity_preserving(student_feature: Array, teacher_feature: Array) -> Arr
 
     def matrix(feature: Array) -> Array:
         flat = _flat(feature)
-        return l2_normalize(flat @ flat.T)
+        return l2_normalize(jnp.matmul(flat, flat.T, precision=PRECISION))
 
     return jnp.mean(jnp.square(matrix(student_feature) - matrix(teacher_feature)))
 
@@ -62,6 +66,8 @@ def pkt(student_embedding: Array, teacher_embedding: Array, *, eps: float = 1e-7
     sums to one (Passalis & Tefas 2018, with the cosine kernel). The result is the mean over
     the b x b pairs, as in the authors' code. The minimum is zero, where the cosines are equal.
 
+    Embeddings no longer than `eps` count as zero and have no gradient.
+
     Args:
       student_embedding: [b, d], the whole batch.
       teacher_embedding: [b, d'].
@@ -74,8 +80,9 @@ def pkt(student_embedding: Array, teacher_embedding: Array, *, eps: float = 1e-7
     def probabilities(embedding: Array) -> Array:
         x = _flat(embedding)
         norm: Array = optax.safe_norm(x, 0.0, axis=1, keepdims=True)
-        x = x / (norm + eps)
-        similarity = (x @ x.T + 1) / 2
+        alive = norm > eps
+        x = jnp.where(alive, x / (jnp.where(alive, norm, 1.0) + eps), 0.0)
+        similarity = (jnp.matmul(x, x.T, precision=PRECISION) + 1) / 2
         return similarity / jnp.sum(similarity, axis=1, keepdims=True)
 
     student, teacher = probabilities(student_embedding), probabilities(teacher_embedding)
@@ -96,6 +103,10 @@ def rkd(
     cosine, at an anchor between the directions to two other examples. The angles take O(a b^2)
     memory for a anchors. The minimum is zero, where all relations are equal.
 
+    Examples that differ by less than a thousandth of their norms count as equal: their distance
+    is zero, there is no direction from one to the other, and neither has a gradient. Their
+    difference consists of rounding errors, and the gradient of its direction would be huge.
+
     Args:
       student_embedding: [b, d], the whole batch.
       teacher_embedding: [b, d'].
@@ -112,14 +123,18 @@ def rkd(
 
     def distances(x: Array) -> Array:
         squares = jnp.sum(jnp.square(x), axis=1)
-        d = squares[:, None] + squares[None] - 2 * x @ x.T
+        d = squares[:, None] + squares[None] - jnp.matmul(2 * x, x.T, precision=PRECISION)
+        apart = _apart(d, squares, squares) & ~jnp.eye(len(x), dtype=bool)
         # The gradient of the square root is infinite at zero.
-        d = jnp.sqrt(jnp.maximum(d, 1e-12)) * (1 - jnp.eye(len(x)))
+        d = jnp.where(apart, jnp.sqrt(jnp.where(apart, d, 1.0)), 0.0)
         return (d * d.size / jnp.maximum(jnp.sum(d), 1e-12) * _off_diagonal(len(x)))[anchors]
 
     def angles(x: Array) -> Array:
-        directions = l2_normalize(x[None] - x[anchors][:, None])
-        return jnp.einsum("aid,ajd->aij", directions, directions)
+        squares = jnp.sum(jnp.square(x), axis=1)
+        differences = x[None] - x[anchors][:, None]
+        apart = _apart(jnp.sum(jnp.square(differences), axis=2), squares[anchors], squares)
+        directions = l2_normalize(jnp.where(apart[..., None], differences, 0.0))
+        return jnp.einsum("aid,ajd->aij", directions, directions, precision=PRECISION)
 
     loss = jnp.zeros(())
     if distance_weight:
@@ -127,6 +142,17 @@ def rkd(
     if angle_weight:
         loss += angle_weight * jnp.mean(_huber(angles(student) - angles(teacher)))
     return loss
+
+
+def _apart(distances: Array, squares: Array, others: Array) -> Array:
+    """Which examples differ by more than rounding, [a, b].
+
+    Args:
+      distances: squared distances, [a, b].
+      squares: squared norms of the one side, [a].
+      others: squared norms of the other side, [b].
+    """
+    return distances > _ROUNDING * (squares[:, None] + others[None])
 
 
 def _off_diagonal(b: int) -> float:

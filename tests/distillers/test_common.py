@@ -351,6 +351,83 @@ def test_resuming_from_a_checkpoint_is_exact(name, tmp_path):
     chex.assert_trees_all_equal(advance(state, 3), advance(jax.tree.map(jnp.asarray, restored), 3))
 
 
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+# How many times the gradient at standard normal outputs a gradient may be.
+#
+# Outputs that are zero or equal contribute less to every sum in a loss, not more: unit vectors,
+# probabilities, cosines and relative distances are at most about one either way, and a
+# difference of student and teacher is at most twice its usual size. Denominators shared with
+# other examples (mean distance, sum of similarities) shrink by the share of examples that
+# vanish, to one half where half of them do. That is a factor of four, and two more are for the
+# luck of the draw. What is divided by something that vanishes is far beyond that: by a
+# difference of 1e-7 in one of the b^2 pairs of examples, it is 1e7 / b^2 times as large.
+BOUND = 8.0
+# Batch norm in an adapter, as in the networks, divides by sqrt(var + 1e-5). Where nothing varies
+# in the whole batch, its gradient is thereby 316 times as large as at unit variance. This many
+# batch norms follow each other in a method's adapters; methods without are not listed.
+BATCH_NORM = 1e-5**-0.5
+BATCH_NORMS = {"ab": 1, "fitnet": 1, "ft": 3, "ofd": 1, "review": 2}
+
+
+def _rows(change):
+    """Applies a function of x [b, ...] and its first row [1, ...] to all outputs."""
+    return lambda tree: jax.tree.map(lambda x: change(x, x[:1]), tree)
+
+
+def _nearly(x, first):
+    """The first row with differences of 1e-7, the distance of neighbouring floats at one."""
+    return first + 1e-7 * jnp.sign(x)
+
+
+CASES = {
+    "one zero row": _rows(lambda x, first: x.at[0].set(0.0)),
+    "zero rows": _rows(lambda x, first: x.at[::2].set(0.0)),
+    "only zero rows": _rows(lambda x, first: jnp.zeros_like(x)),
+    "one duplicate row": _rows(lambda x, first: x.at[1:2].set(first)),
+    "duplicate rows": _rows(lambda x, first: x.at[::2].set(first)),
+    "only duplicate rows": _rows(lambda x, first: jnp.broadcast_to(first, x.shape)),
+    "two nearly equal rows": _rows(lambda x, first: x.at[1:2].set(_nearly(x[1:2], first))),
+    "only nearly equal rows": _rows(_nearly),
+    "dead channels": _rows(lambda x, first: x.at[..., 0].set(0.0)),
+    "dead maps": lambda outputs: outputs._replace(
+        taps={name: jnp.zeros_like(x) for name, x in outputs.taps.items()}
+    ),
+}
+
+
+# The cases in which nothing varies between examples or pixels.
+CONSTANT = {"only zero rows", "only duplicate rows", "only nearly equal rows", "dead maps"}
+
+
+def _cast(context, dtype):
+    cast = lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree)  # noqa: E731
+    return context.replace(student=cast(context.student), teachers=cast(context.teachers))
+
+
+def _value_and_norm(name, context):
+    """The mean loss, and the norm of its gradient with respect to the student's outputs."""
+    term, (student, _) = _value_and_gradients(name, context)
+    exact = jax.tree.map(lambda x: x.astype(jnp.float32), student)
+    return jnp.mean(term.value), optax.tree.norm(exact)
+
+
+@every_method
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_are_bounded_at_zero_equal_and_nearly_equal_outputs(name, dtype):
+    ordinary = _normal(_context())
+    _, usual = _value_and_norm(name, _cast(ordinary, DTYPES[dtype]))
+    larger = {}
+    for case, change in CASES.items():
+        context = ordinary.replace(student=change(ordinary.student))
+        value, norm = _value_and_norm(name, _cast(context, DTYPES[dtype]))
+        assert jnp.isfinite(value), case
+        bound = BOUND * BATCH_NORM ** (BATCH_NORMS.get(name, 0) if case in CONSTANT else 0)
+        if not norm <= bound * usual:
+            larger[case] = float(norm / usual)
+    assert not larger
+
+
 @every_method
 def test_an_unknown_argument_is_reported_with_the_allowed_ones(name):
     with pytest.raises(UserError, match=f"method '{name}' has no argument typo: choose from "):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import distillers
+from kdjax import distillers, losses
 from kdjax.distillers.crd import draw_negatives
 from kdjax.types import Context, Outputs, UserError
 
@@ -184,3 +184,14 @@ def test_examples_of_the_same_class_in_the_batch_are_not_negatives():
 def test_bad_arguments_are_one_line_errors(kwargs, message):
     with pytest.raises(UserError, match=message):
         distillers.crd(**kwargs)
+
+
+@pytest.mark.parametrize("memory", ["bank", "queue", "batch"])
+def test_scores_are_products_in_full_precision(memory):
+    context = _context(jnp.arange(B))
+    distiller = _create(memory=memory)
+    variables = distiller.init(jax.random.key(0), context)
+    jaxpr = jax.make_jaxpr(lambda c: distiller.loss(variables, c).value)(context).jaxpr
+    precisions = [e.params["precision"] for e in jaxpr.eqns if e.primitive.name == "dot_general"]
+    # Two embeddings, in the precision of the networks' layers, and the scores of both sides.
+    assert precisions == [None, None, *[(losses.PRECISION, losses.PRECISION)] * 2]

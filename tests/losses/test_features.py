@@ -36,6 +36,18 @@ def test_maps_are_matched_at_the_smaller_height_and_width():
     assert (student.shape, teacher.shape) == ((2, 4, 3, 1), (2, 4, 3, 2))
 
 
+def test_l2_normalize_has_unit_length_and_no_gradient_at_zero():
+    slope = jax.jit(jax.grad(lambda x: jnp.sum(losses.l2_normalize(x) * jnp.array([[3.0, 4.0]]))))
+    x = jnp.array([[3.0, -4.0], [0.0, 0.0], [1e-13, 0.0], [1e-11, 0.0]])
+    unit = losses.l2_normalize(x)
+    np.testing.assert_allclose(unit, [[0.6, -0.8], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0]], rtol=1e-6)
+    gradient = slope(x)
+    np.testing.assert_array_equal(gradient[1:3], np.zeros((2, 2)))
+    # The part of (3, 4) across the vector, over its length.
+    np.testing.assert_allclose(gradient[0], [3.84 / 5, 2.88 / 5], rtol=1e-5)
+    np.testing.assert_allclose(gradient[3], [0.0, 4e11], rtol=1e-5)
+
+
 PAIRS = {
     "attention_transfer": losses.attention_transfer,
     "factor_transfer": losses.factor_transfer,

@@ -33,6 +33,40 @@ def test_gradients_are_finite_for_equal_and_for_zero_examples(name):
         assert jnp.isfinite(slope(student, _embedding(1, 4))).all()
 
 
+def test_pkt_counts_dead_embeddings_as_zero():
+    student, teacher = _embedding(0), _embedding(1)
+    dead, almost = (losses.pkt(student.at[0].set(x), teacher) for x in (0.0, 1e-9))
+    assert dead == almost
+    gradient = jax.grad(losses.pkt)(student.at[0].set(0.0), teacher)
+    np.testing.assert_array_equal(gradient[0], np.zeros(8))
+    assert (gradient[1:] != 0).all()
+
+
+def test_rkd_is_bounded_at_every_difference_of_two_examples():
+    """A difference counts from a thousandth of the norms on; that much larger a gradient can be."""
+    student, teacher = _embedding(0), _embedding(1)
+    slope = jax.jit(jax.grad(losses.rkd))
+    norm = lambda d: float(jnp.linalg.norm(slope(student.at[1].set(student[0] + d), teacher)))  # noqa: E731
+    direction = _embedding(2)[0]
+    usual = float(jnp.linalg.norm(slope(student, teacher)))
+    for k in range(1, 12):
+        assert norm(10.0**-k * direction) < 1e3 * usual
+    for k in range(4, 12):
+        assert norm(10.0**-k * direction) < 2 * usual
+
+
+def test_rkd_compares_examples_that_hardly_differ():
+    """Differences of 2 % of the mean, of which single precision leaves four digits."""
+    student, teacher = (10 + 0.2 * _embedding(i) for i in range(2))
+    exact = [np.asarray(x, np.float64) for x in (student, teacher)]
+    distances = [np.linalg.norm(x[:, None] - x[None], axis=-1) for x in exact]
+    relative = [d / d.mean() * 5 / 6 for d in distances]
+    difference = np.abs(relative[0] - relative[1])
+    expected = 25 * np.mean(np.where(difference < 1, difference**2 / 2, difference - 0.5))
+    actual = losses.rkd(student, teacher, angle_weight=0.0)
+    np.testing.assert_allclose(actual, expected, rtol=1e-2)
+
+
 @pytest.mark.parametrize("name", ["pkt", "rkd"])
 def test_losses_are_invariant_to_rotation_and_scale(name):
     student, teacher = _embedding(0), _embedding(1)
