@@ -173,7 +173,8 @@ def make_train_step(
     Args:
       student: the network to train, applied in training mode.
       distiller: the objective.
-      optimizer: over `(student params, method params)`.
+      optimizer: over `(student params, method params)`. Parameters that the objective does not
+        depend on, as AB's does not on the classifier, stay as they are: no weight decay.
       views: the views of student and teachers, from `kdjax.data.views.make_views`.
       teachers: applied in evaluation mode, unless `teacher_batch_norm` is `batch`.
       grad_accum_steps: number of equal parts into which the batch is split; their gradients
@@ -212,13 +213,13 @@ def make_train_step(
             return teacher.train(variables, images, dropout_key)[0]
         return teacher.evaluate(variables, images)
 
-    def gradients(
+    def make_objective(
         state: TrainState,
         teacher_inputs: TeacherInputs,
         data: batches.ResidentData[Array],
         rng: Array,
         part: _Part,
-    ) -> tuple[PyTree, TrainState, Metrics]:
+    ) -> Callable[[tuple[PyTree, PyTree]], tuple[Array, Any]]:
         seen, index = part
         teacher_logits = teacher_inputs.logits or (None,) * len(teachers)
 
@@ -255,11 +256,37 @@ def make_train_step(
             metrics = {"loss": loss, "accuracy": jnp.mean(correct, dtype=jnp.float32)}
             return loss, (metrics | term.metrics, batch_stats, term.state)
 
+        return objective
+
+    def gradients(
+        state: TrainState,
+        teacher_inputs: TeacherInputs,
+        data: batches.ResidentData[Array],
+        rng: Array,
+        part: _Part,
+    ) -> tuple[PyTree, TrainState, Metrics]:
+        objective = make_objective(state, teacher_inputs, data, rng, part)
         grad, (metrics, batch_stats, method_state) = jax.grad(objective, has_aux=True)(
             (state.params, state.method_params)
         )
         state = dataclasses.replace(state, batch_stats=batch_stats, method_state=method_state)
         return grad, state, metrics
+
+    def find_reached(
+        state: TrainState,
+        teacher_inputs: TeacherInputs,
+        data: batches.ResidentData[Array],
+        batch: batches.Batch[Array],
+        rng: Array,
+    ) -> PyTree:
+        def loss(trained: tuple[PyTree, PyTree]) -> Array:
+            first: batches.Batch[Array] = jax.tree.map(lambda x: x[0], batch)
+            images, labels = batches.gather(data, first)
+            whole = (views(rng, images, labels, axis_name), first["index"])
+            part = jax.tree.map(lambda x: x[: len(x) // grad_accum_steps], whole)
+            return make_objective(state, teacher_inputs, data, rng, part)(trained)[0]
+
+        return _inputs_used(loss, (state.params, state.method_params))
 
     def update(
         state: TrainState,
@@ -267,6 +294,7 @@ def make_train_step(
         data: batches.ResidentData[Array],
         batch: batches.Batch[Array],
         rng: Array,
+        reached: PyTree,
     ) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(rng, state.step)
         view_key, method_key = jax.random.split(rng)
@@ -294,6 +322,8 @@ def make_train_step(
         grad, metrics, batch_stats = parallel.pmean((grad, metrics, state.batch_stats), axis_name)
         trained = (state.params, state.method_params)
         updates, opt_state = optimizer.update(grad, state.opt_state, trained)
+        # Weight decay would still change what the objective does not reach.
+        updates = jax.tree.map(lambda u, used: u if used else jnp.zeros_like(u), updates, reached)
         params, method_params = optax.apply_updates(trained, updates)
         ema = state.ema
         if ema_decay:
@@ -317,6 +347,7 @@ def make_train_step(
         data: batches.ResidentData[Array],
         batch: tuple[batches.Batch[Array], ...],
         rng: tuple[Array, ...],
+        reached: PyTree,
     ) -> tuple[tuple[TrainState, ...], tuple[Metrics, ...]]:
         # A Python loop: vmap would turn the students' convolutions into grouped ones, which
         # are slow. XLA computes what all seeds share once, if it can see that it is the same.
@@ -329,6 +360,7 @@ def make_train_step(
                 data,
                 for_member(batch, i),
                 for_member(rng, i),
+                reached,
             )
             for i, state in enumerate(in_step)
         ]
@@ -339,8 +371,15 @@ def make_train_step(
         state: Any, teachers: Any, data: batches.ResidentData[Array], batch: Any, rng: Any
     ) -> tuple[Any, Any]:
         update_once: Callable[..., tuple[Any, Any]] = update_all if several_seeds else update
+
+        def of_one(values: Any) -> Any:
+            return values[0] if several_seeds else values
+
+        # Students of several seeds have the same networks and the same objective.
+        one_student = (of_one(state), of_one(teachers), data, of_one(batch), of_one(rng))
+        reached = find_reached(*one_student)
         state, metrics = parallel.loop(
-            lambda state, one: update_once(state, teachers, data, one, rng), state, batch
+            lambda state, one: update_once(state, teachers, data, one, rng, reached), state, batch
         )
         return state, _mean(metrics)
 
@@ -372,6 +411,21 @@ def _with_logits(outputs: Outputs, teacher_logits: Array | None, index: Array) -
     if teacher_logits is None:
         return outputs
     return outputs._replace(logits=jnp.take(teacher_logits, index, axis=0))
+
+
+def _inputs_used(function: Callable[[PyTree], Array], inputs: PyTree) -> PyTree:
+    """Which of the inputs' leaves a function depends on, as a tree of bools.
+
+    Follows the uses back through the function's jaxpr, so the answer is known when the step is
+    compiled and does not depend on any value. Nothing is computed.
+    """
+    jaxpr = jax.make_jaxpr(function)(inputs).jaxpr
+    needed = set(map(id, jaxpr.outvars))
+    for equation in reversed(jaxpr.eqns):
+        if any(id(var) in needed for var in equation.outvars):
+            needed.update(map(id, equation.invars))
+    used = [id(var) in needed for var in jaxpr.invars]
+    return jax.tree.unflatten(jax.tree.structure(inputs), used)
 
 
 def _mean(metrics: PyTree) -> PyTree:

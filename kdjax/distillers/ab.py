@@ -19,7 +19,8 @@ def ab(*, margin: float = 1.0, taps: tuple[str, ...] = ()) -> Distiller:
     Pushes the student's pre-activations beyond a margin on the same side of zero as the
     teacher's. Stage i of n has weight 2^(i - n) * 3 / 1000. The paper and RepDistiller train
     the student's body with this loss alone for 30 epochs and then with the labels; in kdjax
-    these are two phases, the second initialised from the first.
+    these are two phases, the second initialised from the first. The first leaves the classifier
+    as it was initialised, as the loss does not depend on it (`train.make_train_step`).
 
     Taps: all stages before their activations. Trains: the student, and a convolution with
     batch norm for each stage whose shapes differ. Usual weight: 1, alone for 30 epochs.
