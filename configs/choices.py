@@ -50,7 +50,7 @@ _MODELS = {
 # On the digits, too, the third teacher is of the student's family.
 _SMALL = {
     "teacher_1": "resnet14",
-    "teacher_2": "vgg8",
+    "teacher_2": "resnet32",
     "teacher_3": "wrn_16_2",
     "student": "wrn_10_1",
 }
@@ -133,7 +133,7 @@ def _base(data: str, models: dict[str, str], small: bool) -> ConfigDict:
     if small:
         protocols.digits(config)
         # Adam at 1e-3 is slower than the SGD of other configs on the digits.
-        config.student.update(shots=4, epochs=1600.0)
+        config.student.update(shots=4, epochs=1280.0)
     else:
         config.data.name = f"tfds:{data}" if data == "cifar100" else data
         config.teacher.epochs = 200.0
