@@ -7,8 +7,9 @@ There are three phases: the teacher, trained or loaded from `--config.teacher.ch
 (the folder of a phase or a PyTorch file); the student from scratch; and the student by
 `methods`, one or several names of `kdjax.distillers` joined by `+`, with their usual
 weights (`configs/methods.py`). Without arguments, `wrn_16_2` teaches `wrn_10_1` by KD on
-the digits, in one minute on two CPU cores (results/digits.md). The protocol is that of
-configs/train.py. Weights are RepDistiller's; those of DKD and OFD are mdistiller's.
+the digits, in about a minute on two CPU cores (results/digits.md has the figures). The
+protocol is that of configs/train.py. Weights are RepDistiller's; those of DKD and OFD are
+mdistiller's.
 
 AB, FSP and Factor Transfer have a first phase, an eighth as long, as in RepDistiller;
 `joint=1` trains them beside the labels from the start instead. FitNet is trained that way

@@ -15,7 +15,7 @@ Variants, and what they cost:
 
 - none: scikit-learn's handwritten digits at 16x16, `wrn_16_2` to `wrn_10_1`. The teacher
   learns from all 1,201 training images, the students from four of each class. It needs no
-  network, and less than two minutes on two CPU cores; results/digits.md has the figures.
+  network, and a minute and a half on two CPU cores; results/digits.md has the figures.
 - `cifar10`: `wrn_16_2` to `wrn_16_1`, 200 epochs of SGD per phase. Ten epochs of all four
   phases take 82 minutes on four CPU cores beside other work:
   results/function_matching_cifar10.md.
