@@ -4,12 +4,13 @@
 
 Without arguments, `wrn_16_2` is trained on the digits, in half a minute on two CPU cores
 (results/digits.md has the figures). `data` is `digits`, `cifar10`, `cifar100`,
-`imagenet100x32`, or anything that `--config.data.name` takes. The protocol is RepDistiller's for CIFAR-100: batches of 64,
-240 epochs of SGD at 0.05 (0.01 for MobileNets and ShuffleNets), momentum 0.9, weight decay
-5e-4 on all parameters, a learning rate that falls to a tenth at 150, 180 and 210 epochs,
-padded crop and flip. The network after the last step is reported.
-`--config.train.epochs=20` scales the boundaries with it. `protocol=survey` and
-`protocol=review` train as the code of those papers does (`configs/protocols.py`).
+`imagenet100x32`, or anything that `--config.data.name` takes. The protocol is
+RepDistiller's for CIFAR-100: batches of 64, 240 epochs of SGD at 0.05 (0.01 for MobileNets
+and ShuffleNets), momentum 0.9, weight decay 5e-4 on all parameters, a learning rate that
+falls to a tenth at 150, 180 and 210 epochs, padded crop and flip. The network after the
+last step is reported. `--config.train.epochs=20` scales the boundaries with it.
+`protocol=survey` and `protocol=review` train as the code of those papers does
+(`configs/protocols.py`).
 
 The phase is called `teacher`: other runs can name it as `RUN/teacher` in
 `--config.teacher.checkpoint` or `--config.phases.kd.teachers`.
