@@ -38,7 +38,7 @@ class Diverged(UserError):
         self.member, self.step = member, step
 
 
-class Trained(NamedTuple):
+class LoopResult(NamedTuple):
     """What the loop returns.
 
     Attributes:
@@ -88,7 +88,7 @@ class TrainLoop:
         # Metrics of the calls whose results were not waited for yet, with their steps.
         self._pending: list[tuple[int, Sequence[dict[str, Any]]]] = []
 
-    def run(self) -> Trained:
+    def run(self) -> LoopResult:
         """Trains until one or all of the members have ended.
 
         Raises:
@@ -138,7 +138,7 @@ class TrainLoop:
                     raise Interrupted(signal_number)
                 lap_start = self._step
                 self._clock.start_lap()
-        return Trained(self._states, self._step, self._clock, ended)
+        return LoopResult(self._states, self._step, self._clock, ended)
 
     @property
     def _total(self) -> int:
