@@ -21,7 +21,7 @@ OLD_RUN = Path(__file__).parent / "old_run"
 
 
 def old_config():
-    """Every renamed key of a phase has a value that is not the default."""
+    """Renamed keys of a phase, of its optimiser and of a schedule are not at their defaults."""
     config = small_config(grad_accum_steps=2, ema_decay=0.9)
     config.data.train_examples, config.eval_every = 0, 0.06
     config.train.optimizer.grad_clip_norm = 1.0
