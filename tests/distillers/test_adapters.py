@@ -2,26 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contexts import make_context, make_outputs
 
 from kdjax.distillers import adapters, taps
-from kdjax.types import Context, Outputs, UserError
-
-
-def _outputs(**shapes):
-    return Outputs(
-        jnp.zeros((2, 3)), {name: jnp.zeros((2, *shape)) for name, shape in shapes.items()}
-    )
-
-
-def _context(student, teacher):
-    return Context(
-        student=student,
-        teachers=(teacher,),
-        labels=jnp.zeros((2, 3)),
-        index=jnp.arange(2),
-        step=jnp.int32(0),
-        rng=jax.random.key(0),
-    )
+from kdjax.types import UserError
 
 
 @pytest.mark.parametrize(
@@ -81,7 +65,9 @@ def test_a_regressor_cannot_enlarge_one_dimension_and_reduce_the_other():
 
 
 def test_only_maps_with_different_channels_get_an_adapter():
-    context = _context(_outputs(a=(4, 4, 3), b=(4, 4, 6)), _outputs(a=(4, 4, 5), b=(4, 4, 6)))
+    context = make_context(
+        make_outputs(a=(4, 4, 3), b=(4, 4, 6)), make_outputs(a=(4, 4, 5), b=(4, 4, 6))
+    )
     pairs = taps.maps("x", context, ("a", "b"))
     built = adapters.equal_channels(pairs, context)
     variables = adapters.init_adapters(jax.random.key(0), built)
@@ -92,7 +78,7 @@ def test_only_maps_with_different_channels_get_an_adapter():
 
 def test_adapters_compute_in_the_dtype_of_their_input_and_keep_float32_parameters():
     x = jnp.ones((2, 4, 4, 3), jnp.bfloat16)
-    context = _context(_outputs(a=(4, 4, 3)), _outputs(a=(4, 4, 3)))
+    context = make_context(make_outputs(a=(4, 4, 3)), make_outputs(a=(4, 4, 3)))
     module = adapters.Regressor.for_input(x, context, target=(4, 4, 5))
     variables = adapters.init_adapters(jax.random.key(0), {"a": (module, x)})
     assert {p.dtype for p in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
