@@ -81,6 +81,7 @@ def base() -> ConfigDict:
             # `experiments.tasks.data_free.Settings` lists the keys.
             adversarial=ConfigDict(sort_keys=False),
             shots=0,  # training images per class, a fixed random subset; 0 is all
+            shots_per_seed=False,  # each seed draws a subset of its own
             epochs=10.0,
             steps=0,  # instead of epochs, if positive
             early_stopping=0,  # evaluations without a better validation accuracy; 0 is never
@@ -100,6 +101,9 @@ def base() -> ConfigDict:
                 grad_clip_norm=0.0,
             ),
             schedule=dict(name="cosine", warmup=0.0, boundaries=(), decay_rate=0.1, unit="epochs"),
+            # How alike the boundaries of a student and its first teacher are: images to measure
+            # it on, at most (0 does not measure it), steps, and their size.
+            transition_curves=dict(images=0, steps=100, step_size=1.0),
             augment=dict(
                 teacher_view="consistent",
                 crop="padded",

@@ -1,6 +1,6 @@
 """Transfer without data: a generator searches for images on which the student disagrees.
 
-    python -m experiments.main --config=configs/zero_shot.py[:VARIANT][,table=N][,study=NAME]
+    python -m experiments.main --config=configs/zero_shot.py[:DATA][,table=N][,study=NAME]
 
 The system of Micaelli & Storkey 2019, "Zero-shot knowledge transfer via adversarial belief
 matching", with the experiments of its reproduction (Nicolini, Tadiello & Zamboni 2019).
@@ -9,9 +9,9 @@ There are two phases: a teacher, trained on data or loaded from
 images; the test split is used for its evaluation only. A step of `zero_shot` is a
 pseudo-batch: one update of the generator, then ten of the student.
 
-Variants:
+DATA is one of
 
-- none: scikit-learn's handwritten digits at 16x16, `wrn_16_2` to `wrn_16_1`, 300
+- `digits` (default): scikit-learn's handwritten digits at 16x16, `wrn_16_2` to `wrn_16_1`, 300
   pseudo-batches of 64: results/zero_shot.md.
 - `mnist`, `fashion_mnist`, `svhn`, `cifar10`, `cifar100`: at 32x32, `wrn_40_2` to
   `wrn_16_1`, pseudo-batches of 128; 80,000 of them, or as many as the report's Table 6 has.
@@ -20,49 +20,52 @@ Variants:
 `--config.data.name= --config.teacher.checkpoint=RUN/teacher`; its student can still be
 evaluated with `--config.evaluation.name=tfds:cifar10`.
 
-The report's experiments, with all pairs and values as phases of one run:
+The report's experiments, each with its table's numbers beside those of the run
+(`--config.seeds=0,1,2` for deviations):
 
 - `table=1`: KD+AT on 200 images per class, six pairs. `table=2`: without data, the same
-  pairs, as in the authors' code (`kl_class_mean`). `table=4`: as in the reproduction, which
-  differs in the three switches below. `table=5` is `study=beta`. `table=6` is the variant with
-  the table's pair and length: `mnist,table=6`.
-- `study=beta`: the weight of attention transfer, 0 to 2500. `study=n_g`: one update of the
-  generator, or 1, 2 and 4 in the thirds of the run. `study=same`: student and teacher of one
-  architecture. `study=chain`: a student that teaches a student. `study=switches`: each of the
-  three switches of the reproduction alone, and all of them.
+  pairs. `table=3`: SVHN. `table=4`: the pairs of Table 2 by the reproduction's code.
+  `teacher=` and `student=` select rows. `table=5`: the weight of attention transfer, also
+  called `study=beta`. `table=6`: other data sets; a run has one of them, `mnist,table=6`.
+- `study=n_g`: one update of the generator, or 1, 2 and 4 in the thirds of the run.
+  `study=same`: student and teacher of one architecture. `study=chain`: a student that teaches a
+  student. `study=switches`: what distinguishes the reproduction from the authors' code, one by
+  one.
+- `figure=2` (for CIFAR-10) and `figure=3` (SVHN): transition curves of the report's pairs, in
+  `transition_curves.png` of the run folder, with mean transition errors beside the authors'.
+
+`code=` chooses whose code is run, by default that which made the table:
+
+- `authors`, for Tables 1 to 3 and everything else: PyTorch's `kl_div`, which is also a mean
+  over classes; a learning rate of 2e-3 for the student and 1e-3 for the generator; teachers
+  trained for 200 epochs (100 on SVHN) without Nesterov momentum.
+- `report`, for Tables 4 to 6 and the studies: the same loss, but the student's first update uses
+  the teacher's outputs for the images of before the generator's update; the networks' shortcuts
+  take the raw input, their initialisation is PyTorch's default, and the last batch norm
+  averages over little more than the last batch (PyTorch's momentum is 0.9); teachers are
+  trained for 352 epochs with rotation and colour jitter, and normalise SVHN and Fashion-MNIST
+  by 0.5 and CIFAR-100 by CIFAR-10's statistics.
+- `paper`: the KL as it is written, a sum over classes, and 2e-3 for both networks.
+
+`figure=` has the networks of both codes, and `study=switches` starts from `authors`. On the
+digits all networks are trained as in every config on the digits.
 
 `shots=M` adds the student trained further on M real images per class by KD and attention
 transfer (`few_shot`), and a new student trained on these alone (`kd_at`); `shots=-1` adds
 `kd_at` on all images.
-
-The switches are keys of `--config.phases.zero_shot`: `adversarial.distance` (`kl`,
-`kl_class_mean`, `l2`, `wasserstein`), `adversarial.stale_teacher`,
-`adversarial.spectral_norm`, `model_options.last_momentum`, `objective.at.weight` (the
-paper's beta).
 """
-
-from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, protocols
-from configs.methods import objective
+from configs import common
+from configs import zero_shot_tables as tables
+from configs.zero_shot_codes import CODES, DATA, Code, add_data_free, add_few_shot, set_up
 from kdjax.types import UserError
 
-# (name, image size, channels, classes, normalisation, pseudo-batches, training images). The
-# normalisation of CIFAR-10 and SVHN is that of the authors' code, that of MNIST is the
-# report's; others are measured.
-_CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-_SVHN = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
-VARIANTS: dict[str, tuple[str, int, int, int, Any, int, int]] = {
-    "digits": ("digits", 16, 1, 10, None, 300, 1_201),
-    "mnist": ("tfds:mnist", 32, 1, 10, ((0.1307,), (0.3081,)), 25_000, 60_000),
-    "fashion_mnist": ("tfds:fashion_mnist", 32, 1, 10, None, 35_000, 60_000),
-    "svhn": ("tfds:svhn_cropped", 32, 3, 10, _SVHN, 50_000, 73_257),
-    "cifar10": ("tfds:cifar10", 32, 3, 10, _CIFAR10, 80_000, 50_000),
-    "cifar100": ("tfds:cifar100", 32, 3, 100, None, 80_000, 50_000),
-}
-# The report's tables 1, 2 and 4.
+TABLES = (0, 1, 2, 3, 4, 5, 6)
+STUDIES = ("", "beta", "n_g", "same", "chain", "switches")
+FIGURES = (0, 2, 3)
+# The report's Tables 1, 2 and 4.
 PAIRS = (
     ("wrn_16_2", "wrn_16_1"),
     ("wrn_40_1", "wrn_16_1"),
@@ -71,169 +74,175 @@ PAIRS = (
     ("wrn_40_2", "wrn_16_2"),
     ("wrn_40_2", "wrn_40_1"),
 )
-# What the reproduction does differently from the paper.
-_SWITCHES: dict[str, dict[str, Any]] = {
-    "class_mean": {"adversarial": {"distance": "kl_class_mean"}},
-    "stale_teacher": {"adversarial": {"stale_teacher": True}},
-    "last_momentum": {"model_options": {"last_momentum": 0.1}},
-}
-_REPRODUCTION = {
-    "adversarial": {"distance": "kl_class_mean", "stale_teacher": True},
-    "model_options": {"last_momentum": 0.1},
-}
-TABLES = (0, 1, 2, 4, 5, 6)
-STUDIES = ("", "beta", "n_g", "same", "chain", "switches")
+BETAS = (0, 100, 250, 1000, 2500)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     args = common.arguments(
-        arg, variant="digits", teacher="", student="", steps=0, table=0, study="", shots=0
-    )
+        arg, data="digits", teacher="", student="", steps=0, table=0, study="", figure=0,
+        code="", shots=0,
+    )  # fmt: skip
     for what, given, allowed in (
-        ("variant", args.variant, tuple(VARIANTS)),
+        ("data", args.data, tuple(DATA)),
         ("table", args.table, TABLES),
         ("study", args.study, STUDIES),
+        ("figure", args.figure, FIGURES),
+        ("code", args.code or "authors", tuple(CODES)),
     ):
         if given not in allowed:
             raise UserError(f"unknown {what} {given!r}: choose from {', '.join(map(str, allowed))}")
+    if sum(map(bool, (args.table, args.study, args.figure))) > 1:
+        raise UserError("table, study and figure are given: choose one of them")
     if args.table == 5:
         args.table, args.study = 0, "beta"
+    reports = args.table in (4, 6) or args.study not in ("", "switches")
+    code = CODES[args.code or ("report" if reports else "authors")]
     config = common.base()
-    digits = args.variant == "digits"
-    small = "wrn_16_2" if digits else "wrn_40_2"
-    config.teacher.model = args.teacher or small
+    small = args.data == "digits"
+    config.teacher.model = args.teacher or ("wrn_16_2" if small else "wrn_40_2")
     config.student.model = args.student or "wrn_16_1"
-    _set_data(config, args.variant)
-    _set_student(config, args.steps or VARIANTS[args.variant][5], digits)
-    updates = round(config.teacher.epochs * VARIANTS[args.variant][6] / config.train.batch_size)
+    set_up(config, args.data, code, args.steps or DATA[args.data].pseudo_batches)
     if args.table in (1, 2, 4):
-        _tables(config, args.table, updates)
-        return config
-    config.phases.teacher = common.inherit(config.teacher)
-    if args.study == "beta":
-        for beta in (0, 100, 250, 1000, 2500):
-            _add(config, f"beta_{beta}", objective={"at": {"weight": float(beta)}})
-    elif args.study == "n_g":
-        _add(config, "n_g_1")
-        _add(config, "n_g_1_2_4", adversarial={"generator_steps": (1, 2, 4)})
-    elif args.study == "same":
-        _add(config, "zero_shot", model=config.teacher.model)
-    elif args.study == "chain":
-        _add(config, "assistant", model="wrn_16_2")
-        _add(config, "zero_shot", teachers=("assistant",))
-    elif args.study == "switches":
-        _add(config, "paper")
-        for name, changes in _SWITCHES.items():
-            _add(config, name, **changes)
-        _add(config, "all", **_REPRODUCTION)
+        _pairs(config, args, code)
+    elif args.table in (3, 6):
+        _other_data(config, args, code)
+    elif args.figure:
+        _transition_curves(config, args)
+    elif args.study:
+        {"beta": _beta, "n_g": _n_g, "same": _same, "chain": _chain, "switches": _switches}[
+            args.study
+        ](config, args, code)
     else:
-        _add(config, "zero_shot")
-    if args.shots:
-        _few_shot(config, args.shots, updates, list(config.phases)[-1])
+        config.phases.teacher = common.inherit(config.teacher)
+        add_data_free(config, "zero_shot", code)
+        _add_shots(config, args, code)
     return config
 
 
-def _set_data(config: ConfigDict, variant: str) -> None:
-    """Sets the data and how the teacher is trained on it."""
-    name, side, channels, classes, normalisation, *_ = VARIANTS[variant]
-    if variant == "digits":
-        protocols.digits(config)
-    else:
-        config.eval_every = 10.0
-        # As the authors' teachers: SGD with a rate that falls to a fifth at 30, 60 and 80 % of
-        # the run.
-        config.train.epochs = 100.0 if variant == "svhn" else 200.0
-        config.train.optimizer.nesterov = True
-        config.teacher.schedule.update(
-            name="step", boundaries=(0.3, 0.6, 0.8), decay_rate=0.2, unit="fraction"
+def _add_shots(config: ConfigDict, args: ConfigDict, code: Code) -> None:
+    if args.shots:
+        add_few_shot(config, "kd_at", code, args.data, shots=max(args.shots, 0))
+    if args.shots > 0:
+        add_few_shot(config, "few_shot", code, args.data, shots=args.shots, init_from="zero_shot")
+
+
+def _add_scratch(config: ConfigDict, *models: str) -> None:
+    """Adds networks trained on all images, each once, with the names of their models."""
+    for model in models:
+        if model not in config.phases:
+            config.phases[model] = common.inherit(config.teacher, model=model)
+
+
+def _pairs(config: ConfigDict, args: ConfigDict, code: Code) -> None:
+    """Tables 1, 2 and 4."""
+    chosen = [
+        (teacher, student)
+        for teacher, student in PAIRS
+        if args.teacher in ("", teacher) and args.student in ("", student)
+    ]
+    if not chosen:
+        pairs = ", ".join(f"{teacher} to {student}" for teacher, student in PAIRS)
+        raise UserError(
+            f"table {args.table} has no {args.teacher or 'teacher'} to "
+            f"{args.student or 'student'}: choose from {pairs}"
         )
-        # A mirrored digit or garment is not a realistic image.
-        config.train.augment.flip = variant.startswith("cifar")
-    config.data.update(
-        name=name, resize=side, image_size=side, channels=channels, num_classes=classes
-    )
-    config.evaluation.update(resize=side, image_size=side)
-    if normalisation:
-        config.train.mean, config.train.std = normalisation
-
-
-def _set_student(config: ConfigDict, steps: int, digits: bool) -> None:
-    """Sets Adam at 2e-3 with a cosine schedule and gradients clipped at 5."""
-    config.student.update(steps=steps, batch_size=64 if digits else 128, shots=0)
-    config.student.optimizer.update(
-        name="adam", learning_rate=2e-3, nesterov=False, weight_decay=0.0, grad_clip_norm=5.0
-    )
-
-
-def _add(config: ConfigDict, name: str, **changes: Any) -> None:
-    """Adds a phase without data, taught by `teacher` unless `changes` say otherwise."""
-    steps = config.student.steps
-    adversarial = {
-        "distance": "kl",
-        "generator_steps": (1,),
-        "student_steps": (10,),
-        "learning_rate": 1e-3,
-        "latent_dim": 100,
-        "spectral_norm": False,
-        "stale_teacher": False,
-        "eval_every": max(1, steps // 80) if steps > 1000 else max(1, steps // 12),
-    }
-    config.phases[name] = common.inherit(
-        config.student,
-        **{"teachers": ("teacher",), "objective": {"at": {"weight": 250.0}}}
-        | changes
-        | {"adversarial": adversarial | changes.get("adversarial", {})},
-    )
-
-
-def _few_shot(config: ConfigDict, shots: int, updates: int, init_from: str = "") -> None:
-    """KD and attention transfer on a few real images a class, alone and after `init_from`.
-
-    Alone it makes as many updates as on all images, as in the authors' code
-    (polo5/FewShotKnowledgeTransfer). After `init_from` it makes a tenth of them at a tenth of
-    the learning rate. That is our choice, since the authors' code does not have this
-    experiment.
-    """
-    at = {"objective": {**objective(["kd"]), "at": {"weight": 1000.0}}}
-    common_changes = dict(
-        at,
-        teachers=("teacher",),
-        shots=max(shots, 0),
-        steps=updates,
-        batch_size=config.train.batch_size,
-        optimizer={
-            "name": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4, "grad_clip_norm": 0.0
-        },
-        schedule={
-            "name": "step", "boundaries": (0.3, 0.6, 0.8), "decay_rate": 0.2, "unit": "fraction"
-        },
-    )  # fmt: skip
-    config.phases.kd_at = common.inherit(config.student, **common_changes)
-    if init_from and shots > 0:
-        config.phases.few_shot = common.inherit(
-            config.student,
-            **common_changes
-            | {
-                "init_from": init_from,
-                "steps": max(1, updates // 10),
-                "optimizer": common_changes["optimizer"] | {"learning_rate": 0.01},
-            },
-        )
-
-
-def _tables(config: ConfigDict, table: int, updates: int) -> None:
-    """Adds the phases of Tables 1, 2 and 4: six pairs, each teacher once."""
-    for teacher, student in PAIRS:
-        if teacher not in config.phases:
-            config.phases[teacher] = common.inherit(config.teacher, model=teacher)
+    for teacher, student in chosen:
+        _add_scratch(config, teacher, student)
+    for teacher, student in chosen:
         name = f"{teacher}_to_{student}"
-        changes: dict[str, Any] = {"model": student, "teachers": (teacher,)}
-        if table == 1:
-            _few_shot(config, 200, updates)
-            config.phases[name] = config.phases.kd_at
-            del config.phases["kd_at"]
-            config.phases[name].update(changes)
-        elif table == 2:
-            _add(config, name, **changes, adversarial={"distance": "kl_class_mean"})
+        if args.table == 1:
+            add_few_shot(config, name, code, args.data, shots=200, teacher=teacher, model=student)
         else:
-            _add(config, name, **changes, **_REPRODUCTION)
+            add_data_free(config, name, code, teacher, model=student)
+    tables.add_pairs(config, args.table, chosen)
+
+
+def _other_data(config: ConfigDict, args: ConfigDict, code: Code) -> None:
+    """Tables 3 and 6."""
+    teacher, student = config.teacher.model, config.student.model
+    _add_scratch(config, teacher, student)
+    add_data_free(config, "zero_shot", code, teacher)
+    if args.table == 3:
+        tables.add_svhn(config, teacher, student)
+    else:
+        tables.add_data_sets(config, args.data, teacher, student)
+
+
+def _beta(config: ConfigDict, args: ConfigDict, code: Code) -> None:
+    """Table 5."""
+    config.phases.teacher = common.inherit(config.teacher)
+    for beta in BETAS:
+        add_data_free(config, f"beta_{beta}", code, objective={"at": {"weight": float(beta)}})
+    tables.add_betas(config)
+
+
+def _n_g(config: ConfigDict, args: ConfigDict, code: Code) -> None:
+    config.phases.teacher = common.inherit(config.teacher)
+    add_data_free(config, "n_g_1", code)
+    add_data_free(config, "n_g_1_2_4", code, adversarial={"generator_steps": (1, 2, 4)})
+    tables.add_generator_steps(config)
+
+
+def _same(config: ConfigDict, args: ConfigDict, code: Code) -> None:
+    config.teacher.model = args.teacher or "wrn_16_2"
+    config.phases.teacher = common.inherit(config.teacher)
+    add_data_free(config, "zero_shot", code, model=config.teacher.model)
+    tables.add_same(config)
+
+
+def _chain(config: ConfigDict, args: ConfigDict, code: Code) -> None:
+    """A teacher, its student, and the student of that; the last one also without the chain."""
+    assistant = "wrn_16_2"
+    if args.data == "digits":
+        assistant, config.student.model = "wrn_16_1", args.student or "wrn_10_1"
+    config.phases.teacher = common.inherit(config.teacher)
+    config.phases.scratch = common.inherit(config.teacher, model=assistant)
+    add_data_free(config, "assistant", code, model=assistant)
+    add_data_free(config, "zero_shot", code, "assistant")
+    add_data_free(config, "direct", code, "scratch")
+    tables.add_chain(config)
+
+
+def _switches(config: ConfigDict, args: ConfigDict, code: Code) -> None:
+    """From `code` to the report's code, one difference at a time."""
+    report = CODES["report"]
+    config.phases.teacher = common.inherit(config.teacher)
+    add_data_free(config, "base", code)
+    add_data_free(config, "sum_over_classes", code, adversarial={"distance": "kl"})
+    add_data_free(config, "stale_teacher", code, adversarial={"stale_teacher": True})
+    for option, value in report.networks.items():
+        add_data_free(config, option, code, model_options={option: value})
+    add_data_free(config, "all_but_teacher", report)
+    training = report.training[args.data].changes() if args.data in report.training else {}
+    config.phases.report_teacher = common.inherit(
+        config.teacher, model_options=report.networks, **training
+    )
+    add_data_free(config, "report_teacher_alone", code, "report_teacher")
+    add_data_free(config, "report", report, "report_teacher")
+    tables.add_switches(config)
+
+
+def _transition_curves(config: ConfigDict, args: ConfigDict) -> None:
+    """Figures 2 and 3: the networks of the authors' code and of the report's."""
+    config.student.transition_curves.images = 1000
+    teacher = config.teacher.model
+    for name, code in ((name, CODES[name]) for name in ("authors", "report")):
+        if args.code and args.code != name:
+            continue
+        training = code.training[args.data].changes() if args.data in code.training else {}
+        taught_by = f"{name}_{teacher}"
+        config.phases[taught_by] = common.inherit(
+            config.teacher, model_options=code.networks, **training
+        )
+        normalisation = {key: training[key] for key in ("mean", "std") if key in training}
+        if args.figure == 2 and name == "authors":
+            add_few_shot(
+                config, "kd_at", code, args.data, shots=0, teacher=taught_by, **normalisation
+            )
+        add_data_free(config, f"{name}_zero_shot", code, taught_by, **normalisation)
+        if args.figure == 2 and name == "report":
+            add_data_free(
+                config, "report_zero_shot_wider", code, taught_by, model="wrn_16_2",
+                **normalisation,
+            )  # fmt: skip
+    tables.add_transition_errors(config, args.figure)

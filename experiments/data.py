@@ -64,7 +64,9 @@ class PhaseData:
     resize: int = 0
     workers: int = 0
     # Phases with as many shots share them, and what is computed from them only once.
-    _shots: dict[int, "PhaseData"] = dataclasses.field(default_factory=dict, init=False, repr=False)
+    _shots: dict[tuple[int, int], "PhaseData"] = dataclasses.field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -99,26 +101,26 @@ class PhaseData:
         train = PhaseSplit(self.train.split.subset(indices))
         return dataclasses.replace(self, splits={**self.splits, "train": train})
 
-    def shots(self, count: int) -> "PhaseData":
+    def shots(self, count: int, seed: int = 0) -> "PhaseData":
         """The same data with `count` training images per class.
 
-        They are a random choice that does not depend on the run's seed.
+        They are a random choice that depends on nothing but `seed`.
 
         Raises:
           UserError: if a class has fewer.
         """
-        if count in self._shots:
-            return self._shots[count]
+        if (count, seed) in self._shots:
+            return self._shots[count, seed]
         labels = self.train.labels
-        order = np.random.default_rng(0).permutation(len(labels))
+        order = np.random.default_rng(seed).permutation(len(labels))
         chosen = [order[labels[order] == label][:count] for label in range(self.num_classes)]
         fewest = min(map(len, chosen))
         if fewest < count or count < 0:
             raise UserError(
                 f"shots is {count}: the class with the fewest training images has {fewest}"
             )
-        self._shots[count] = self.subset(np.sort(np.concatenate(chosen)))
-        return self._shots[count]
+        self._shots[count, seed] = self.subset(np.sort(np.concatenate(chosen)))
+        return self._shots[count, seed]
 
 
 class RunData(NamedTuple):

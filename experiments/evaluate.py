@@ -42,8 +42,11 @@ if TYPE_CHECKING:
 _OWN_SPLITS = ("train", "validation", "test")
 
 
-def load_data() -> "tuple[PhaseData, str, str]":
+def load_data(reference: str) -> "tuple[PhaseData, str, str]":
     """Reads the data that the flags name.
+
+    Args:
+      reference: of a network; by default its run says which data.
 
     Returns:
       The data, the name of the split in it, and the name of the data set.
@@ -58,7 +61,7 @@ def load_data() -> "tuple[PhaseData, str, str]":
         sys.path.append(_IMPORT_FROM.value)
     described: dict[str, Any] = {}
     options: dict[str, Any]
-    folder = Path(A.value)
+    folder = Path(reference)
     if (folder / "network.json").exists():
         described = files.read_json(folder / "network.json")
     if DATA.value:
@@ -68,9 +71,9 @@ def load_data() -> "tuple[PhaseData, str, str]":
         options = files.read_json(folder.parent / "config.json")["data"]
         options["dir"] = _DATA_DIR.value or options["dir"]
         if not options["name"]:
-            raise UserError(f"the run of --a={A.value} has no data: set --data")
+            raise UserError(f"the run of {reference} has no data: set --data")
     else:
-        raise UserError(f"--a={A.value} is not a phase of a run: set --data")
+        raise UserError(f"{reference} is not a phase of a run: set --data")
     if _RESIZE.value is not None:
         options |= {"resize": _RESIZE.value, "image_size": 0}
     split = _SPLIT.value
@@ -100,7 +103,7 @@ def main() -> None:
 
     if not A.value:
         raise UserError("--a is missing: give RUN/PHASE, or MODEL=FILE for a PyTorch file")
-    data, split, name = load_data()
+    data, split, name = load_data(A.value)
     images = data.splits[split]
     devices = parallel.Devices.dividing(len(images))
     result: dict[str, Any] = {"data": name, "split": _SPLIT.value, "images": len(images)}

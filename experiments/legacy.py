@@ -17,8 +17,13 @@ _RENAMED = {
     "schedule.factor": "schedule.decay_rate",
     "schedule.stairs": "schedule.num_stairs",
 }
-# Keys of a phase that were added since, with the value that does what was done before.
-_ADDED = {"early_stopping": 0}
+# Keys of a phase, or of its groups, that were added since, with the value that does what was done
+# before.
+_ADDED: dict[str, Any] = {
+    "early_stopping": 0,
+    "shots_per_seed": False,
+    "transition_curves": {"images": 0, "steps": 100, "step_size": 1.0},
+}
 _LAYERS = ("train", "teacher", "student")
 _SEED_SUFFIX = re.compile(r"_seed\d+$")
 
@@ -58,17 +63,24 @@ def upgrade(config: dict[str, Any]) -> dict[str, Any]:
 
     A config of this version is returned as it is.
     """
-    if not any("start_methods" in phase for phase in config["phases"].values()):
-        return config
-    config = _rename(config)
-    run_wide = {"eval_every": config["eval_every"]}
-    for layer in (
-        *(config[name] for name in _LAYERS if name in config),
-        *config["phases"].values(),
-    ):
-        layer |= _ADDED | run_wide
-    config["phases"] = _collapse_seeds(config["phases"])
+    renamed = any("start_methods" in phase for phase in config["phases"].values())
+    if renamed:
+        config = _rename(config)
+    added = {"eval_every": config["eval_every"], **_ADDED}
+    config |= {name: _filled(config[name], added) for name in _LAYERS if name in config}
+    config["phases"] = {name: _filled(phase, added) for name, phase in config["phases"].items()}
+    if renamed:
+        config["phases"] = _collapse_seeds(config["phases"])
     return config
+
+
+def _filled(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A group of a config with the keys that it lacks; those of its own groups, too."""
+    filled = {**defaults, **given}
+    for key, value in defaults.items():
+        if isinstance(value, Mapping):
+            filled[key] = _filled(given.get(key, {}), value)
+    return filled
 
 
 def _rename(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
-from experiments import files, networks
+from experiments import boundaries, files, networks
 from experiments.clock import Clock
 from experiments.evaluation import Evaluator, TeacherLogits
 from experiments.members import Member
@@ -167,9 +167,30 @@ def _finish(
     }
     for name, split in plan.data.splits.items():
         result[name] = one.evaluate(evaluator, variables, split)
+    host = jax.device_get(variables)
+    finished = TrainedNetwork(plan.network, host, described["model"])
+    if _has_transition_curves(plan, one):
+        result["test"] |= _transition_curves(one, plan, finished)
     result["seconds"] = clock.seconds
     files.write_json(one.folder / "result.json", {"step": selected, "summary": result})
-    host = jax.device_get(variables)
-    return {
-        one.member.name: Finished(TrainedNetwork(plan.network, host, described["model"]), result)
-    }
+    return {one.member.name: Finished(finished, result)}
+
+
+def _has_transition_curves(plan: Plan, one: RunningMember) -> bool:
+    measured = plan.config.transition_curves.images > 0
+    return measured and bool(one.teachers) and "test" in plan.data.splits
+
+
+def _transition_curves(one: RunningMember, plan: Plan, student: TrainedNetwork) -> dict[str, float]:
+    """Measures and writes a member's transition curves; their error, if there are any."""
+    measured = boundaries.measure(
+        student,
+        next(iter(one.teachers.values())),
+        plan.data.splits["test"],
+        image_size=plan.data.image_size,
+        **plan.config.transition_curves,
+    )
+    if measured is None:
+        return {}
+    files.write_json(one.folder / boundaries.FILE, measured)
+    return {"mean_transition_error": measured["mean_transition_error"]}

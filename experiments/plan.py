@@ -103,7 +103,8 @@ def plan_all(config: ConfigDict) -> tuple[list[Plan], dict[str, TrainedNetwork]]
       config: of the run, resolved.
 
     Returns:
-      The plans in order, and the teachers that do not come from this run, by reference.
+      The plans in order, one per phase, or one per member if each has images of its own;
+      and the teachers that do not come from this run, by reference.
 
     Raises:
       UserError: for every mistake in the config.
@@ -118,9 +119,12 @@ def plan_all(config: ConfigDict) -> tuple[list[Plan], dict[str, TrainedNetwork]]
             if teacher not in known and ("/" in teacher or "=" in teacher):
                 loaded[teacher] = _load_teacher(teacher, config.phases[name], run_data.data)
                 known[teacher] = loaded[teacher].network
-        plan = make_plan(name, config, run_data, phase_members, known)
-        plans.append(plan)
-        known |= {member.name: plan.network for member in phase_members}
+        # Members with training images of their own cannot share a program's arrays.
+        separate = config.phases[name].shots_per_seed and config.phases[name].shots
+        for group in [(one,) for one in phase_members] if separate else [phase_members]:
+            plan = make_plan(name, config, run_data, group, known)
+            plans.append(plan)
+            known |= {member.name: plan.network for member in group}
     return plans, loaded
 
 
@@ -147,7 +151,7 @@ def make_plan(
     batches.check_batch_size(config.batch_size, config.grad_accum_steps)
     devices = parallel.Devices.dividing(config.batch_size // config.grad_accum_steps, run.devices)
     teachers = _teachers(name, phase_members, known, _is_data_free(config))
-    phase_data = _data(config, run_data)
+    phase_data = _data(config, run_data, phase_members[0].seed)
     attributes = _network_attributes(config, phase_data, teachers)
     action: Load | Train
     if config.checkpoint:
@@ -200,10 +204,12 @@ def _teachers(
     return [known[teacher] for teacher in phase_members[0].teachers]
 
 
-def _data(config: ConfigDict, run_data: RunData) -> PhaseData:
+def _data(config: ConfigDict, run_data: RunData, seed: int) -> PhaseData:
     if _is_data_free(config) or not run_data.data.splits:
         return run_data.evaluation
-    return run_data.data.shots(config.shots) if config.shots else run_data.data
+    if not config.shots:
+        return run_data.data
+    return run_data.data.shots(config.shots, seed if config.shots_per_seed else 0)
 
 
 def _network_attributes(
@@ -273,6 +279,12 @@ def _check_choices(setup: Setup) -> None:
     if config.early_stopping < 0:
         raise UserError(
             f"early_stopping is {config.early_stopping}: it is a number of evaluations, 0 for none"
+        )
+    curves = config.transition_curves
+    if curves.images < 0 or curves.steps < 1 or curves.step_size <= 0:
+        raise UserError(
+            f"transition_curves has images {curves.images}, steps {curves.steps} and step_size "
+            f"{curves.step_size}: the first is not negative, the others are positive"
         )
     selects = {"select": config.select == "best", "early_stopping": config.early_stopping > 0}
     for key, used in selects.items():

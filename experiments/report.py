@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from experiments import files
+from experiments import boundaries, files
 from experiments.log import read_metrics
 
 _TABLE = (
@@ -106,9 +106,19 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
 
 def write(summary: Mapping[str, Any], workdir: Path) -> None:
-    """Writes table.md and curves.png of the phases that a summary has so far."""
+    """Writes table.md, curves.png and, if there are any, transition_curves.png.
+
+    They show the phases that a summary has so far.
+    """
     files.write(workdir / "table.md", markdown(summary).encode())
     draw_curves(workdir, _members(summary))
+    pairs = {
+        name: files.read_json(file)
+        for name in summary["phases"]
+        if (file := workdir / name / boundaries.FILE).exists()
+    }
+    if pairs:
+        files.write(workdir / "transition_curves.png", boundaries.draw(pairs))
 
 
 def _members(summary: Mapping[str, Any]) -> dict[str, list[str]]:

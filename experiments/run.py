@@ -53,6 +53,8 @@ def _shrink(config: ConfigDict) -> None:
             batch_size=16, grad_accum_steps=1, steps=2, mean=(), std=(), checkpoint="",
             shots=min(phase.shots, 5),
         )  # fmt: skip
+        curves = phase.transition_curves
+        curves.update(images=min(curves.images, 5), steps=min(curves.steps, 3))
         for key in ("init_from", "init_methods_from"):
             if phase[key] not in config.phases:
                 phase[key] = ""

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 
-from kdjax.models.layers import Model, global_average_pool, relu
+from kdjax.models.layers import Model, global_average_pool, relu, uniform_fan_in_kernel
 from kdjax.types import Array, Outputs
 
 
@@ -29,12 +30,15 @@ class WideResNet(Model):
       raw_shortcut: whether to initialise `shortcut_0`, applied to the raw input.
       last_momentum: momentum of the last batch norm, as defined by Flax: 0.1 in that
         reproduction, which passes 0.9 as PyTorch's momentum.
+      pytorch_init: whether all layers are initialised by PyTorch's default, as in that
+        reproduction, and not by the paper's He initialisation with a zero bias.
     """
 
     blocks: int = 1
     width: int = 1
     raw_shortcut: bool = False
     last_momentum: float = 0.9
+    pytorch_init: bool = False
 
     # For the files of the CIFAR-10 survey and of the reproduction, which omits `layer`.
     torch_aliases = ((r"^layer(\d)\.(layer\.)?", r"block\1.layer."), (r"^linear\.", "fc."))
@@ -64,8 +68,15 @@ class WideResNet(Model):
             taps[f"stage{stage}"] = x
         taps["stage3_pre"] = norm(name="bn1", momentum=self.last_momentum)(x)
         taps["pre_logits"] = global_average_pool(relu(taps["stage3_pre"]))
-        logits = self.classifier(taps["pre_logits"], name="fc", bias_init=jax.nn.initializers.zeros)
+        bias = {} if self.pytorch_init else {"bias_init": jax.nn.initializers.zeros}
+        logits = self.classifier(taps["pre_logits"], name="fc", **bias)
         return Outputs(logits, taps)
+
+    def conv(self, features: int, kernel: int, *, stride: int = 1, **kwargs: Any) -> nn.Conv:
+        """See `Layers.conv`."""
+        if self.pytorch_init:
+            kwargs = {"kernel_init": uniform_fan_in_kernel} | kwargs
+        return super().conv(features, kernel, stride=stride, **kwargs)
 
     def _project(self, raw: Array, activated: Array, width: int, stride: int, name: str) -> Array:
         raw_name = f"{name}_shortcut_0"

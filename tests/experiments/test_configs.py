@@ -23,10 +23,14 @@ from kdjax import train as training
 from kdjax.types import UserError
 
 CASES = [
-    *((zero_shot, variant) for variant in (None, *zero_shot.VARIANTS)),
-    *((zero_shot, f"cifar10,table={table}") for table in (1, 2, 4, 5)),
+    *((zero_shot, data) for data in (None, *zero_shot.DATA)),
+    *((zero_shot, f"cifar10,table={table}") for table in (1, 4, 5)),
+    (zero_shot, "table=2,code=paper,teacher=wrn_16_2"),
+    (zero_shot, "svhn,table=3"),
+    (zero_shot, "mnist,table=6"),
     *((zero_shot, f"digits,study={study}") for study in zero_shot.STUDIES if study),
-    (zero_shot, "mnist,table=6,shots=10"),
+    (zero_shot, "svhn,figure=3"),
+    (zero_shot, "mnist,shots=10"),
     *((function_matching, variant) for variant in (None, *function_matching.VARIANTS)),
     (function_matching, "flowers,schedule=medium"),
     (function_matching, "pet,schedule=long"),

@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from small_run import execute, small_config
 
-from configs import common, zero_shot
-from experiments import data, networks, plan, run
+from configs import common
+from experiments import boundaries, data, networks, plan, run
 from experiments.log import Bar, read_metrics
 from experiments.tasks.data_free import read_settings
 from kdjax import checkpoint, schedules
@@ -196,6 +197,7 @@ def test_few_shots_are_initialised_from_the_data_free_student(finished, tmp_path
         (lambda c: c.phases.zero_shot.adversarial.update(latent_dim=0), "latent_dim is 0"),
         (lambda c: c.phases.zero_shot.update(teachers=()), "needs a teacher"),
         (lambda c: c.phases.zero_shot.update(ema_decay=0.9), "learns without data, and ema_decay is 0.9"),
+        (lambda c: c.phases.zero_shot.transition_curves.update(steps=0), "transition_curves has images 0, steps 0"),
         (lambda c: c.phases.zero_shot.update(shots=5), "learns without data, and shots is 5"),
         (lambda c: c.phases.zero_shot.update(select="best"), "no validation split"),
         (lambda c: c.data.update(resize=9), "must be multiples of 4"),
@@ -229,40 +231,6 @@ def test_settings_share_the_run_in_equal_parts():
     assert values == [1, 1, 1, 2, 2, 2, 4, 4, 4]
 
 
-def test_published_settings():
-    config = zero_shot.get_config("cifar10,table=4")
-    pairs = [name for name in config.phases if "_to_" in name]
-    assert len(pairs) == 6
-    student = config.phases["wrn_40_1_to_wrn_16_2"]
-    assert (student.model, student.teachers, student.steps) == ("wrn_16_2", ("wrn_40_1",), 80_000)
-    assert (
-        student.batch_size,
-        student.optimizer.learning_rate,
-        student.optimizer.grad_clip_norm,
-    ) == (
-        128,
-        2e-3,
-        5,
-    )
-    assert student.adversarial.learning_rate == 1e-3
-    assert student.adversarial.student_steps == (10,)
-    assert student.adversarial.stale_teacher
-    betas = zero_shot.get_config("cifar10,table=5").phases
-    assert [p.objective.at.weight for n, p in betas.items() if n != "teacher"] == [
-        0,
-        100,
-        250,
-        1000,
-        2500,
-    ]
-    shots = zero_shot.get_config("cifar10,shots=25").phases
-    assert (shots.few_shot.init_from, shots.few_shot.shots, shots.kd_at.init_from) == (
-        "zero_shot",
-        25,
-        "",
-    )
-
-
 def test_transition_curves_of_two_phases(finished, tmp_path):
     command = [sys.executable, "-m", "experiments.transition_curves", f"--a={finished / 'kd'}"]
     sizes = ["--images=5", "--steps=3", f"--out={tmp_path / 'curves'}"]
@@ -277,7 +245,70 @@ def test_transition_curves_of_two_phases(finished, tmp_path):
     assert (printed["images"], printed["steps"]) == (5, 3)
     assert 0 < printed["mean_transition_error"] < 1
     stored = json.loads((tmp_path / "curves.json").read_text())
-    assert len(stored["curves"]["a"]["mean"]) == 3
+    assert [len(one["curves"]["student"]["mean"]) for one in stored] == [3]
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr[:6]) == (2, "error:")
+
+
+def test_a_phase_measures_its_transition_curves(finished, tmp_path):
+    """Those of a network and itself differ by rounding; those of two teachers, one by one."""
+    config = data_free_config(finished / "teacher")
+    config.phases.same = common.inherit(
+        config.student, teachers=("teacher",), init_from="teacher", steps=1,
+        optimizer={"learning_rate": 0.0}, transition_curves={"images": 4, "steps": 3},
+        objective={"kd": {"weight": 1.0}},
+    )  # fmt: skip
+    # Without an update, only the averages of batch norm differ from the teacher's.
+    config.phases.zero_shot.transition_curves.images = 600
+    summary, _ = execute(config, tmp_path / "run")
+    phases = summary["phases"]
+    assert "mean_transition_error" not in phases["teacher"]["test"]
+    assert 0 < phases["same"]["test"]["mean_transition_error"] < 0.2
+    whole, few = (
+        json.loads((tmp_path / "run" / name / "transition_curves.json").read_text())
+        for name in ("zero_shot", "same")
+    )
+    # There are fewer images than asked for that both networks classify alike.
+    alike = phases["zero_shot"]["test"]["agreement"]
+    assert whole["images"] == pytest.approx(alike * 596)
+    assert whole["classified_alike"] == pytest.approx(alike, abs=1e-6)
+    assert (few["images"], few["steps"], len(few["curves"]["teacher"]["mean"])) == (4, 3, 3)
+    assert (tmp_path / "run/transition_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_networks_with_other_normalisations_see_the_same_images(finished):
+    """A network that normalises by other numbers is the same function of pixels elsewhere."""
+    teacher = networks.load(str(finished / "teacher"))
+    split = data.read("digits", resize=8).splits["test"]
+    arguments = dict(image_size=8, images=6, steps=2, step_size=0.5)
+    same = boundaries.measure(teacher, teacher, split, **arguments)
+    assert same["mean_transition_error"] == 0
+    first = jax.tree.map(np.asarray, teacher.variables["params"])
+    doubled = {**first, "conv1": {"kernel": 2 * first["conv1"]["kernel"]}}
+    other = teacher._replace(
+        network=teacher.network._replace(std=tuple(2 * s for s in teacher.network.std)),
+        variables={**teacher.variables, "params": doubled},
+    )
+    assert boundaries.measure(teacher, other, split, **arguments)[
+        "mean_transition_error"
+    ] == pytest.approx(0, abs=1e-5)
+
+
+def test_each_seed_draws_shots_of_its_own(finished, tmp_path):
+    config = data_free_config(finished / "teacher")
+    del config.phases["zero_shot"]
+    config.phases.few = common.inherit(
+        config.student, teachers=("teacher",), seeds=(0, 1), shots=3, shots_per_seed=True,
+        steps=1, objective={"kd": {"weight": 1.0}},
+    )  # fmt: skip
+    plans, _ = plan.plan_all(run.resolve(config))
+    assert [[one.name for one in p.members] for p in plans] == [
+        ["teacher"], ["few_seed0"], ["few_seed1"],
+    ]  # fmt: skip
+    images = [p.data.train.split.images for p in plans[1:]]
+    assert np.any(images[0] != images[1])
+    assert [np.bincount(p.data.train.labels).tolist() for p in plans[1:]] == [[3] * 10] * 2
+    summary, printed = execute(config, tmp_path / "run")
+    assert [one["phase"] for one in summary["phases"].values()] == ["teacher", "few", "few"]
+    assert "few (2 seeds)" in printed

@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -61,3 +62,25 @@ def test_momentum_of_the_last_batch_norm(momentum):
     np.testing.assert_allclose(
         updates["batch_stats"]["bn1"]["mean"], (1 - momentum) * mean, rtol=1e-4, atol=1e-5
     )
+
+
+def test_initialisation_as_in_the_paper_and_as_pytorch_does_by_default():
+    """Standard deviations: He's over the outputs, or that of U(-1/sqrt(n), 1/sqrt(n))."""
+    for pytorch_init in (False, True):
+        model = models.create("wrn_10_2", num_classes=10, pytorch_init=pytorch_init)
+        params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+        for name, layer in params.items():
+            if "kernel" not in layer:
+                continue
+            kernel = np.asarray(layer["kernel"])
+            fan_in = kernel[..., 0].size
+            bound = fan_in**-0.5
+            if pytorch_init or name == "fc":
+                assert 0.9 * bound < np.abs(kernel).max() <= bound * (1 + 1e-6)
+                wanted = bound / 3**0.5
+            else:
+                wanted = (2 / kernel[..., 0, :].size) ** 0.5
+            assert kernel.std() == pytest.approx(wanted, rel=0.1)
+        bias = np.asarray(params["fc"]["bias"])
+        assert np.any(bias != 0) == pytorch_init
+        assert np.abs(bias).max() <= 128**-0.5
