@@ -11,6 +11,7 @@ from rich.console import Console
 from experiments import boundaries, files, networks
 from experiments.clock import Clock
 from experiments.evaluation import Evaluator, TeacherLogits
+from experiments.length import Rows
 from experiments.members import Member
 from experiments.networks import TrainedNetwork
 from experiments.plan import Load, Plan
@@ -76,15 +77,17 @@ def run_phase(
             variables = plan.action.trained.variables
             running[0].checkpoints.save(0, TrainState.of_variables(variables), {})
             placed = plan.devices.replicate(variables)
-            return _finish(running[0], plan, described, placed, 0, "", evaluator, Clock())
+            return _finish(running[0], plan, described, placed, 0, "", (), evaluator, Clock())
         loop = TrainLoop(running, plan, evaluator=evaluator, console=console, stop=stop)
         done = loop.run()
         finished: dict[str, Finished] = {}
-        for one, state, reason in zip(running, done.states, done.ended, strict=True):
+        for one, state, reason, evaluations in zip(
+            running, done.states, done.ended, done.evaluations, strict=True
+        ):
             if reason:
                 finished |= _finish(
-                    one, plan, described, state.eval_variables, done.step, reason, evaluator,
-                    done.clock,
+                    one, plan, described, state.eval_variables, done.step, reason, evaluations,
+                    evaluator, done.clock,
                 )  # fmt: skip
         return finished
 
@@ -145,6 +148,7 @@ def _finish(
     variables: Variables,
     step: int,
     reason: str,
+    evaluations: Rows,
     evaluator: Evaluator,
     clock: Clock,
 ) -> dict[str, Finished]:
@@ -167,6 +171,9 @@ def _finish(
     }
     for name, split in plan.data.splits.items():
         result[name] = one.evaluate(evaluator, variables, split)
+    if accuracies := [row["test/accuracy"] for row in evaluations if "test/accuracy" in row]:
+        # Some papers print it. Nothing is selected by it.
+        result["test"]["best_accuracy"] = max(accuracies)
     host = jax.device_get(variables)
     finished = TrainedNetwork(plan.network, host, described["model"])
     if _has_transition_curves(plan, one):

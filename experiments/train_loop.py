@@ -15,6 +15,7 @@ from rich.console import Console
 from experiments.cli import Interrupted
 from experiments.clock import Clock
 from experiments.evaluation import Evaluator
+from experiments.length import Rows
 from experiments.log import Bar, PhaseLog
 from experiments.plan import LoopSettings, Plan, Train
 from experiments.profile import Profiler
@@ -46,12 +47,14 @@ class LoopResult(NamedTuple):
       step: at which the loop ended.
       clock: of the phase.
       ended: for each member why its phase has ended, or "" if it is to be trained further.
+      evaluations: for each member the logged rows of all its evaluations, in order.
     """
 
     states: Sequence[TrainState]
     step: int
     clock: Clock
     ended: list[str]
+    evaluations: list[Rows]
 
 
 class TrainLoop:
@@ -138,7 +141,8 @@ class TrainLoop:
                     raise Interrupted(signal_number)
                 lap_start = self._step
                 self._clock.start_lap()
-        return LoopResult(self._states, self._step, self._clock, ended)
+        evaluations: list[Rows] = [log.evaluations for log in self._logs]
+        return LoopResult(self._states, self._step, self._clock, ended, evaluations)
 
     @property
     def _total(self) -> int:

@@ -54,14 +54,16 @@ def test_the_run_folder_holds_what_is_promised(finished):
     assert kd["steps"] == 6
     assert set(kd["seconds_of"]) == {"steps", "evaluation", "logging", "checkpoints"}
     assert 0 < sum(kd["seconds_of"].values()) < kd["seconds"]
-    assert set(kd["test"]) == set(kd["train"]) == METRICS | {"agreement", "kl", "teacher_accuracy"}
-    assert set(summary["phases"]["teacher"]["test"]) == METRICS
+    taught = METRICS | {"agreement", "kl", "teacher_accuracy"}
+    assert (set(kd["train"]), set(kd["test"])) == (taught, taught | {"best_accuracy"})
+    assert set(summary["phases"]["teacher"]["test"]) == METRICS | {"best_accuracy"}
     assert kd["test"]["accuracy"] * 596 == pytest.approx(round(kd["test"]["accuracy"] * 596))
     assert kd["test"]["teacher_accuracy"] == summary["phases"]["teacher"]["test"]["accuracy"]
     assert json.loads((finished / "config.json").read_text()) == summary["config"]
     assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
     rows = read_metrics(finished / "kd" / "metrics.jsonl")
     assert rows[-1]["step"] == 6
+    assert kd["test"]["best_accuracy"] == max(row.get("test/accuracy", 0) for row in rows)
     assert {"epoch", "images_per_second", "train/loss", "train/kd", "test/agreement"} <= set(
         rows[-1]
     )
