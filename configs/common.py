@@ -74,7 +74,11 @@ def base() -> ConfigDict:
             checkpoint="",  # load the network from here and do not train it
             init_from="",  # initial variables: a file, the folder of a phase, an earlier phase
             init_methods_from="",  # initial variables of the methods: a phase, in the same form
+            # An earlier phase that this one goes on from: student, methods, optimiser and the
+            # position in the learning rate's schedule.
+            continue_from="",
             teachers=(),  # earlier phases, or folders of phases of other runs
+            compared_with=(),  # the same: networks that the phase is measured against
             teacher_batch_norm="running",  # averages, as in evaluation, or those of the batch
             objective=ConfigDict({"cross_entropy": {"weight": 1.0}}, sort_keys=False),
             # If not empty, the phase learns without data, from a generator;
@@ -84,6 +88,9 @@ def base() -> ConfigDict:
             shots_per_seed=False,  # each seed draws a subset of its own
             epochs=10.0,
             steps=0,  # instead of epochs, if positive
+            # Conditions that end the phase, by name: `over`, one of `compared_with`, and `margin`,
+            # by which the validation accuracy is larger than its (`below`: at most so much).
+            until=ConfigDict(sort_keys=False),
             early_stopping=0,  # evaluations without a better validation accuracy; 0 is never
             batch_size=128,
             grad_accum_steps=1,  # parts into which a batch is cut to save memory
@@ -100,7 +107,15 @@ def base() -> ConfigDict:
                 decay_mask="all",
                 grad_clip_norm=0.0,
             ),
-            schedule=dict(name="cosine", warmup=0.0, boundaries=(), decay_rate=0.1, unit="epochs"),
+            # It is laid out over `horizon` epochs, or the length of the phase.
+            schedule=dict(
+                name="cosine",
+                warmup=0.0,
+                boundaries=(),
+                decay_rate=0.1,
+                unit="epochs",
+                horizon=0.0,
+            ),
             # How alike the boundaries of a student and its first teacher are: images to measure
             # it on, at most (0 does not measure it), steps, and their size.
             transition_curves=dict(images=0, steps=100, step_size=1.0),
@@ -131,7 +146,7 @@ def inherit(parent: ConfigDict, **changes: Any) -> ConfigDict:
     Args:
       parent: a layer, or a group of one.
       **changes: new values. A change to a group is a dict of what differs in it, except
-        that an `objective`, `adversarial` and `model_options` are replaced as a whole.
+        that `objective`, `adversarial`, `model_options` and `until` are replaced as a whole.
 
     Raises:
       UserError: on an unknown key; one that was renamed is named.
@@ -139,7 +154,7 @@ def inherit(parent: ConfigDict, **changes: Any) -> ConfigDict:
     child = ConfigDict(sort_keys=False)
     for key in parent:
         value = parent[key]
-        if key in ("objective", "adversarial", "model_options"):
+        if key in ("objective", "adversarial", "model_options", "until"):
             child[key] = ConfigDict(changes.pop(key, value.to_dict()), sort_keys=False)
         elif isinstance(value, ConfigDict):
             child[key] = inherit(value, **changes.pop(key, {}))

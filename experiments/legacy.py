@@ -21,6 +21,10 @@ _RENAMED = {
 # before.
 _ADDED: dict[str, Any] = {
     "early_stopping": 0,
+    "until": {},
+    "continue_from": "",
+    "compared_with": (),
+    "schedule": {"horizon": 0.0},
     "shots_per_seed": False,
     "transition_curves": {"images": 0, "steps": 100, "step_size": 1.0},
 }

@@ -22,6 +22,8 @@ class Member(NamedTuple):
       teachers: names of earlier members, or references to trained networks.
       init_from: the same for the initial variables; "" for the model's own initialisation.
       init_methods_from: the same for the variables of the methods.
+      continue_from: the same for everything that is trained, and the optimiser's state.
+      compared_with: the same for networks that it is measured against, in order.
     """
 
     phase: str
@@ -30,11 +32,14 @@ class Member(NamedTuple):
     teachers: tuple[str, ...] = ()
     init_from: str = ""
     init_methods_from: str = ""
+    continue_from: str = ""
+    compared_with: tuple[str, ...] = ()
 
     @property
     def needs(self) -> set[str]:
         """The names and references that this member takes something from."""
-        return {*self.teachers, self.init_from, self.init_methods_from} - {""}
+        sources = {self.init_from, self.init_methods_from, self.continue_from}
+        return {*self.teachers, *self.compared_with, *sources} - {""}
 
 
 def expand(phases: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[Member, ...]]:
@@ -78,6 +83,8 @@ def expand(phases: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[Member, .
                 teachers=tuple(of_seed(name, seed, teacher) for teacher in phase["teachers"]),
                 init_from=of_seed(name, seed, phase["init_from"]),
                 init_methods_from=of_seed(name, seed, phase["init_methods_from"]),
+                continue_from=of_seed(name, seed, phase["continue_from"]),
+                compared_with=tuple(of_seed(name, seed, one) for one in phase["compared_with"]),
             )
             for seed in seeds[name] or (None,)
         )

@@ -1,5 +1,6 @@
 """Trained networks by reference: the folder of a phase, or a PyTorch file."""
 
+import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -192,6 +193,24 @@ def init_methods(state: TrainState, source: Path) -> TrainState:
             f"init_methods_from: {str(source)!r} has nothing for the methods of this phase"
         )
     return checkpoint.unflatten(flat | found, state, str(source))
+
+
+def continued(source: Path, like: TrainState) -> TrainState:
+    """The state with which a finished phase, in `source`, ended, as that of a step 0.
+
+    Args:
+      source: the folder of the phase.
+      like: a state of the same structure.
+
+    Raises:
+      UserError: if it has no such state.
+    """
+    stored = checkpoint.Checkpoints(source / "checkpoints", read_only=True)
+    steps = stored.steps()
+    if not steps:
+        raise UserError(f"{str(source)!r} has no checkpoint yet")
+    state: TrainState = stored.restore(steps[-1], like)[0]
+    return dataclasses.replace(state, step=like.step)
 
 
 _METHODS = (".method_params", ".method_state")

@@ -102,11 +102,16 @@ def _open(
 ) -> list[RunningMember]:
     """Makes the members' folders, and puts their teachers on the devices."""
     # Members with the same teacher share its place on the devices.
-    names = {name: None for member in members for name in member.teachers}
+    names = {name: None for member in members for name in (*member.teachers, *member.compared_with)}
     placed = {
         name: trained[name]._replace(variables=plan.devices.replicate(trained[name].variables))
         for name in names
     }
+
+    def logits_of(names: Sequence[str]) -> TeacherLogits:
+        networks = {name: placed[name] for name in names}
+        return TeacherLogits(networks, plan.data.image_size, plan.devices)
+
     running = []
     for member in members:
         folder = workdir / member.name
@@ -114,15 +119,16 @@ def _open(
         files.write_json(folder / "network.json", described)
         stored = checkpoint.Checkpoints(folder / "checkpoints", keep_best=_keeps_best(plan))
         opened.callback(stored.close)
-        own = {name: placed[name] for name in member.teachers}
         running.append(
             RunningMember(
                 member=member,
                 folder=folder,
                 checkpoints=stored,
                 teachers={name: trained[name] for name in member.teachers},
-                placed=own,
-                teacher_logits=TeacherLogits(own, plan.data.image_size, plan.devices),
+                placed={name: placed[name] for name in member.teachers},
+                teacher_logits=logits_of(member.teachers),
+                compared_logits=logits_of(member.compared_with),
+                compared_names=tuple(plan.config.compared_with),
                 init_variables=_init_variables(plan, member, trained),
             )
         )

@@ -1,7 +1,6 @@
 """From the config to plans: everything that phases need, built and checked before any work."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,13 +10,13 @@ from ml_collections import ConfigDict
 
 from experiments import data, members, networks, profile
 from experiments.data import PhaseData, RunData
-from experiments.length import EarlyStopping, EndCondition, Length, StepLimit
+from experiments.length import EndCondition, make_length
 from experiments.members import Member
 from experiments.networks import TrainedNetwork
 from experiments.tasks import DataFree, Setup, Supervised, Task
 from kdjax import checkpoint, parallel, train
 from kdjax.data import batches
-from kdjax.types import Network, UserError, Variables
+from kdjax.types import Network, TrainState, UserError, Variables
 
 SELECT = ("last", "best")
 
@@ -39,6 +38,7 @@ class Train:
       end: when the phase ends.
       steps_per_epoch: 0 in a phase without data, which has no epochs.
       init_variables: of the student, where they come from a file or another run.
+      state: shapes of a member's state.
     """
 
     task: Task
@@ -46,6 +46,7 @@ class Train:
     end: EndCondition
     steps_per_epoch: float
     init_variables: Variables | None
+    state: TrainState
 
 
 class LoopSettings(NamedTuple):
@@ -115,14 +116,15 @@ def plan_all(config: ConfigDict) -> tuple[list[Plan], dict[str, TrainedNetwork]]
     known: dict[str, Network] = {}
     loaded: dict[str, TrainedNetwork] = {}
     for name, phase_members in members.expand(config.phases.to_dict()).items():
-        for teacher in config.phases[name].teachers:
-            if teacher not in known and ("/" in teacher or "=" in teacher):
-                loaded[teacher] = _load_teacher(teacher, config.phases[name], run_data.data)
-                known[teacher] = loaded[teacher].network
+        for other in (*config.phases[name].teachers, *config.phases[name].compared_with):
+            if other not in known and ("/" in other or "=" in other):
+                loaded[other] = _load_network(other, config.phases[name], run_data.data)
+                known[other] = loaded[other].network
         # Members with training images of their own cannot share a program's arrays.
         separate = config.phases[name].shots_per_seed and config.phases[name].shots
         for group in [(one,) for one in phase_members] if separate else [phase_members]:
             plan = make_plan(name, config, run_data, group, known)
+            _check_continuation(plan, plans)
             plans.append(plan)
             known |= {member.name: plan.network for member in group}
     return plans, loaded
@@ -171,7 +173,7 @@ def make_plan(
     )  # fmt: skip
 
 
-def _load_teacher(reference: str, config: ConfigDict, phase_data: PhaseData) -> TrainedNetwork:
+def _load_network(reference: str, config: ConfigDict, phase_data: PhaseData) -> TrainedNetwork:
     mean, std = ((), ()) if config.mean and config.std else phase_data.statistics
     return networks.load(
         reference,
@@ -195,12 +197,15 @@ def _teachers(
     if data_free and not phase_members[0].teachers:
         raise UserError(f"phase {name!r} learns without data, so it needs a teacher")
     for member in phase_members:
-        for teacher in member.teachers:
-            if teacher not in known:
-                raise UserError(
-                    f"phase {name!r} has teacher {teacher!r}, which is neither an earlier phase "
-                    f"({', '.join(known) or 'there is none'}) nor the folder of a phase"
-                )
+        for what, others in (
+            ("has teacher", member.teachers), ("is compared with", member.compared_with)
+        ):  # fmt: skip
+            for other in others:
+                if other not in known:
+                    raise UserError(
+                        f"phase {name!r} {what} {other!r}, which is neither an earlier phase "
+                        f"({', '.join(known) or 'there is none'}) nor the folder of a phase"
+                    )
     return [known[teacher] for teacher in phase_members[0].teachers]
 
 
@@ -251,11 +256,13 @@ def _train(
             member.init_from, model=config.model, image_size=phase_data.image_size, **attributes
         ).variables
     networks.check_phase(member.init_methods_from, known)
-    length = _length(setup)
     data_free = _is_data_free(config)
+    # Without data there are no epochs; a pseudo-batch takes their place.
+    steps_per_epoch = 1.0 if data_free else len(phase_data.train) / config.batch_size
+    length = make_length(setup.name, config, steps_per_epoch)
     kind: type[DataFree] | type[Supervised] = DataFree if data_free else Supervised
     task = kind.create(setup, length)
-    jax.eval_shape(
+    state = jax.eval_shape(
         task.init,
         jax.random.key(0),
         tuple(_shapes_of(teacher, phase_data) for teacher in setup.teachers),
@@ -267,6 +274,7 @@ def _train(
         end=length.end,
         steps_per_epoch=0 if data_free else length.steps_per_epoch,
         init_variables=init_variables,
+        state=state,
     )
 
 
@@ -286,7 +294,11 @@ def _check_choices(setup: Setup) -> None:
             f"transition_curves has images {curves.images}, steps {curves.steps} and step_size "
             f"{curves.step_size}: the first is not negative, the others are positive"
         )
-    selects = {"select": config.select == "best", "early_stopping": config.early_stopping > 0}
+    selects = {
+        "select": config.select == "best",
+        "early_stopping": config.early_stopping > 0,
+        "until": len(config.until) > 0,
+    }
     for key, used in selects.items():
         if used and "validation" not in setup.data.splits:
             raise UserError(
@@ -295,25 +307,40 @@ def _check_choices(setup: Setup) -> None:
             )
 
 
+def _check_continuation(plan: Plan, earlier: list[Plan]) -> None:
+    """Checks that what its members go on from was trained before and has the same state."""
+    trained = {
+        member.name: one.action.state
+        for one in earlier
+        if isinstance(one.action, Train)
+        for member in one.members
+    }
+    for member in plan.members:
+        source = member.continue_from
+        if not source:
+            continue
+        if member.init_from or member.init_methods_from:
+            raise UserError(
+                f"phase {plan.name!r} has continue_from {source!r} and init_from or "
+                "init_methods_from: continue_from includes both"
+            )
+        if source not in trained or not isinstance(plan.action, Train):
+            raise UserError(
+                f"phase {plan.name!r} goes on from {source!r}, which is not an earlier phase that "
+                f"is trained ({', '.join(trained) or 'there is none'})"
+            )
+        ours, theirs = (_flat_shapes(state) for state in (plan.action.state, trained[source]))
+        differing = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
+        if differing:
+            raise UserError(
+                f"phase {plan.name!r} goes on from {source!r}, which has another student, other "
+                f"methods or another optimizer: {differing[0]}"
+            )
+
+
 def _shapes_of(network: Network, phase_data: PhaseData) -> Variables:
     return train.abstract_outputs(network, phase_data.image_shape)[1]
 
 
-def _flat_shapes(variables: Variables) -> dict[str, tuple[int, ...]]:
-    return {name: leaf.shape for name, leaf in checkpoint.flatten(variables).items()}
-
-
-def _length(setup: Setup) -> Length:
-    config = setup.config
-    if config.steps < 0 or config.epochs < 0:
-        raise UserError(f"steps is {config.steps} and epochs {config.epochs}: neither is negative")
-    # Without data there are no epochs; a pseudo-batch takes their place.
-    steps_per_epoch = 1.0
-    if not _is_data_free(config):
-        steps_per_epoch = len(setup.data.train) / config.batch_size
-    steps = config.steps or math.ceil(config.epochs * steps_per_epoch - 1e-6)
-    if not steps:
-        raise UserError(f"phase {setup.name!r} has no steps: set epochs or steps, or a checkpoint")
-    if config.early_stopping:
-        return Length(EarlyStopping(steps, config.early_stopping), steps_per_epoch)
-    return Length(StepLimit(steps), steps_per_epoch)
+def _flat_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {name: leaf.shape for name, leaf in checkpoint.flatten(tree).items()}

@@ -55,7 +55,7 @@ def _shrink(config: ConfigDict) -> None:
         )  # fmt: skip
         curves = phase.transition_curves
         curves.update(images=min(curves.images, 5), steps=min(curves.steps, 3))
-        for key in ("init_from", "init_methods_from"):
+        for key in ("init_from", "init_methods_from", "continue_from"):
             if phase[key] not in config.phases:
                 phase[key] = ""
 

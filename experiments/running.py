@@ -32,6 +32,9 @@ class RunningMember:
       teachers: by name, with variables on the host.
       placed: the same teachers with variables on the devices.
       teacher_logits: of these teachers on whole splits.
+      compared_logits: of the networks that it is measured against, in the order of
+        `compared_names`.
+      compared_names: what the config calls them.
       init_variables: of the student; None for the model's own initialisation.
       sums: of metrics since the last logged row.
       summed_steps: over how many steps.
@@ -43,6 +46,8 @@ class RunningMember:
     teachers: dict[str, TrainedNetwork]
     placed: dict[str, TrainedNetwork]
     teacher_logits: TeacherLogits
+    compared_logits: TeacherLogits
+    compared_names: tuple[str, ...]
     init_variables: Variables | None
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
     summed_steps: int = 0
@@ -77,7 +82,18 @@ class RunningMember:
     ) -> dict[str, float]:
         """All metrics of a split; `variables` are on the devices."""
         logits = evaluator.logits(variables, split)
-        return summarize(logits, split.labels, self.teacher_logits.joint(split))
+        result = summarize(logits, split.labels, self.teacher_logits.joint(split))
+        for name, other in zip(self.compared_names, self.compared_logits.each(split), strict=True):
+            compared = summarize(logits, split.labels, other)
+            for key, figure in _COMPARED.items():
+                if figure in compared:
+                    result[f"{key}_{name}"] = compared[figure]
+        return result
+
+
+# Keys of an evaluation before the name of a network that the phase is measured against, and what
+# they are called where that network is the teacher.
+_COMPARED = {"agreement_with": "agreement", "kl_from": "kl", "accuracy_of": "teacher_accuracy"}
 
 
 class Saver:
@@ -136,6 +152,11 @@ def restore_or_init(
         clock = Clock(len(running), **extras[0]["clock"])
     else:
         states, clock = tuple(init(*given) for given in arguments), Clock(len(running))
+        if plan.config.continue_from:
+            states = tuple(
+                networks.continued(networks.folder(one.member.continue_from, one.folder), state)
+                for state, one in zip(states, running, strict=True)
+            )
         if plan.config.init_methods_from:
             states = tuple(
                 networks.init_methods(

@@ -22,6 +22,7 @@ from experiments.profile import Profiler
 from experiments.running import RunningMember, Saver, restore_or_init
 from experiments.tasks import StepInputs
 from kdjax import parallel
+from kdjax.optimizers import schedule_position
 from kdjax.types import TrainState, UserError
 
 
@@ -86,6 +87,8 @@ class TrainLoop:
         self._evaluator, self._console, self._stop = evaluator, console, stop
         self._states, self._clock = restore_or_init(running, plan, plan.action, console)
         self._step = int(self._states[0].step)
+        # A phase that goes on from another is later in its schedule than its step says.
+        self._schedule_start = schedule_position(self._states[0].opt_state) - self._step
         self._saver = Saver(running, self._clock, 60 * plan.settings.checkpoint_every)
         self._logs: list[PhaseLog] = []
         # Metrics of the calls whose results were not waited for yet, with their steps.
@@ -180,7 +183,9 @@ class TrainLoop:
             "epoch": self._step / epochs if epochs else None,
             "images_per_second": speed,
             "eta_seconds": left / speed if speed else None,
-            "learning_rate": float(self._action.learning_rate(self._step - 1)),
+            "learning_rate": float(
+                self._action.learning_rate(self._schedule_start + self._step - 1)
+            ),
             **one.means(),
         }
         if evaluate:

@@ -66,3 +66,13 @@ def create(
         decay if decoupled and weight_decay else optax.identity(),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def schedule_position(opt_state: PyTree) -> int:
+    """The position in the learning rate's schedule of the next update; 0 without a schedule."""
+
+    def is_schedule(node: PyTree) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    nodes = filter(is_schedule, jax.tree.leaves(opt_state, is_leaf=is_schedule))
+    return next((int(node.count) for node in nodes), 0)

@@ -6,7 +6,8 @@ import re
 import pytest
 from small_run import execute, small_config
 
-from experiments.length import EarlyStopping, Length, StepLimit
+from configs import common
+from experiments.length import EarlyStopping, FirstOf, Length, Margin, StepLimit
 from experiments.log import Bar, read_metrics
 from kdjax import checkpoint
 from kdjax.types import UserError
@@ -154,3 +155,112 @@ def test_a_signal_at_an_evaluation_changes_no_row(finished, tmp_path, monkeypatc
         assert ours == theirs
     undisturbed = json.loads((finished / "summary.json").read_text())["phases"]["kd"]["test"]
     assert summary["phases"]["kd"]["test"] == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "given", "ended"),
+    [
+        (0.62, {"margin": 0.02}, True),
+        (0.61, {"margin": 0.02}, False),
+        (0.60, {}, True),
+        (0.59, {}, False),
+        (0.50, {"margin": -0.1, "below": True}, True),
+        (0.51, {"margin": -0.1, "below": True}, False),
+    ],
+)
+def test_a_margin_over_another_network_ends_a_phase(accuracy, given, ended):
+    end = Margin(max_steps=100, over="other", **given)
+    row = {"validation/accuracy": accuracy, "validation/accuracy_of_other": 0.6}
+    assert end.reason(9, []) == ""
+    # Only the last evaluation counts.
+    assert end.reason(9, [row, row | {"validation/accuracy": 0.59}]) == end.reason(
+        9, [row | {"validation/accuracy": 0.59}]
+    )
+    assert bool(end.reason(9, [row])) == ended
+    assert end.reason(100, []) == "100 steps"
+
+
+def test_the_first_condition_that_is_met_ends_a_phase_and_is_named():
+    end = FirstOf((StepLimit(10), Margin(10, "other"), EarlyStopping(8, 1)))
+    assert end.max_steps == 8
+    row = {"validation/accuracy": 0.5, "validation/accuracy_of_other": 0.6}
+    assert end.reason(1, [row]) == ""
+    assert end.reason(2, [row, row]).startswith("no better validation accuracy")
+    assert "+0.1000 against other" in end.reason(
+        2, [row, {**row, "validation/accuracy_of_other": 0.4}]
+    )
+
+
+def dual_config():
+    """A teacher that learns until it is 5 points better than an untrained student; then two more.
+
+    The student goes on from there, and cannot have the lead that would end it early.
+    """
+    config = small_config()
+    for name in list(config.phases):
+        del config.phases[name]
+    config.data.validation = 0.2
+    config.train.steps = 24
+    config.train.optimizer.update(name="adam", learning_rate=5e-3)
+    config.teacher.schedule.name = "constant"
+    config.student.schedule.update(name="step", boundaries=(0.4,), horizon=1.0, unit="fraction")
+    config.phases.student_0 = common.inherit(config.student, steps=2, seeds=(0, 1))
+    config.phases.teacher_1 = common.inherit(
+        config.teacher, seeds=(0, 1), compared_with=("student_0",),
+        until={"lead": {"over": "student_0", "margin": 0.05}},
+    )  # fmt: skip
+    config.phases.student_1 = common.inherit(
+        config.student, seeds=(0, 1), teachers=("teacher_1",), compared_with=("teacher_1",),
+        continue_from="student_0", until={"lead": {"over": "teacher_1", "margin": 0.9}}, steps=6,
+    )  # fmt: skip
+    return config
+
+
+def test_a_phase_ends_on_its_margin_and_the_next_goes_on_from_the_state_of_the_first(tmp_path):
+    config = dual_config()
+    summary, _ = execute(config, tmp_path / "run")
+    for seed in (0, 1):
+        first, taught = (
+            summary["phases"][f"{name}_seed{seed}"] for name in ("student_0", "teacher_1")
+        )
+        rows = [
+            row
+            for row in read_metrics(tmp_path / "run" / f"teacher_1_seed{seed}" / "metrics.jsonl")
+            if "test/accuracy" in row
+        ]
+        leads = [row["validation/accuracy"] - first["validation"]["accuracy"] for row in rows]
+        assert all(lead < 0.05 for lead in leads[:-1])
+        assert leads[-1] >= 0.05
+        assert taught["ended"].endswith("against student_0")
+        assert taught["validation"]["accuracy_of_student_0"] == first["validation"]["accuracy"]
+        # It went on from the first phase's optimiser, and with it from the position in a schedule
+        # over one epoch of 15.6 steps, of which the first phase took two.
+        folder = tmp_path / "run" / f"student_1_seed{seed}"
+        rates = {
+            row["step"]: row["learning_rate"] for row in read_metrics(folder / "metrics.jsonl")
+        }
+        assert rates[2] == pytest.approx(5e-3)
+        assert rates[6] == pytest.approx(5e-4)
+        stored = checkpoint.Checkpoints(folder / "checkpoints", read_only=True)
+        arrays, _ = stored.read(6)
+        counts = [value for key, value in arrays.items() if "count" in key]
+        assert all(int(count) == 8 for count in counts)
+    assert counts
+
+
+def test_what_a_phase_goes_on_from_has_the_same_state(tmp_path):
+    for change, message in (
+        (lambda c: c.phases.student_1.optimizer.update(name="sgd"), "or another optimizer"),
+        (lambda c: c.phases.student_1.update(continue_from="nobody"), "not an earlier phase that"),
+        (lambda c: c.phases.student_1.update(init_from="student_0"), "includes both"),
+        (lambda c: c.phases.student_1.until.lead.update(over="student_0"), "one of compared_with"),
+        (lambda c: c.phases.student_1.until.lead.update(lead=1), "its keys are over, margin"),
+        (lambda c: c.phases.teacher_1.update(compared_with=("nobody",)), "is compared with 'nobody'"),
+        (lambda c: c.data.update(validation=0.0), "there is no validation split"),
+    ):  # fmt: skip
+        config = dual_config()
+        change(config)
+        with pytest.raises(UserError) as error:
+            execute(config, tmp_path / "run")
+        assert message in str(error.value)
+        assert not (tmp_path / "run").exists()
