@@ -3,6 +3,8 @@
 Chen et al. 2021, "Distilling knowledge via knowledge review".
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -139,8 +141,10 @@ def review(
     residual: str = "mid",
     levels: tuple[int | str, ...] = ("h", 4, 2, 1),
     weights: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125),
+    weighting: str = "in_order",
     mid_channels: int = 512,
     preactivation: str = "teacher",
+    stem: bool = False,
     taps: tuple[str, ...] = (),
 ) -> Distiller:
     """Hierarchical context loss between the teacher's maps and the student's fused maps.
@@ -172,16 +176,19 @@ def review(
       residual: one of `RESIDUALS`: the map passed on to the next shallower level.
       levels: levels of the loss, as for `losses.hcl`; ("h",) is the plain L2 loss.
       weights: weights of the levels, positive.
+      weighting: `in_order` or `fixed`: the weights on maps that are smaller than some levels, as
+        for `losses.hcl`.
       mid_channels: maximum number of channels of a fusion; the authors' code uses 256 for
         MobileNet on ImageNet.
       preactivation: one of `PREACTIVATIONS`: the networks whose stages are taken before the
         activation; on ImageNet the authors use `both`.
+      stem: whether the stems are compared too, as the shallowest level.
       taps: taps to compare instead of the stages and the embedding, shallow to deep,
         `student:teacher` where the names differ.
 
     Raises:
-      UserError: if fusion, residual or preactivation is unknown, or if `losses.hcl` does not
-        accept the levels and weights.
+      UserError: if fusion, residual or preactivation is unknown, if `losses.hcl` does not
+        accept the levels and weights, or if both `stem` and `taps` are given.
     """
     for name, given, known in (
         ("fusion", fusion, FUSIONS),
@@ -192,8 +199,13 @@ def review(
             raise UserError(f"unknown {name} {given!r} of review: choose from {', '.join(known)}")
     if mid_channels < 1:
         raise UserError(f"mid_channels of review is {mid_channels}: it must be positive")
+    if stem and taps:
+        raise UserError("review takes stem=True or taps, not both: name the stem in taps")
+    compare = functools.partial(
+        losses.hcl, levels=levels, weights=weights, weighting=weighting
+    )
     try:
-        losses.hcl(jnp.zeros((1, 1, 1, 1)), jnp.zeros((1, 1, 1, 1)), levels=levels, weights=weights)
+        compare(jnp.zeros((1, 1, 1, 1)), jnp.zeros((1, 1, 1, 1)))
     except ValueError as error:
         raise UserError(f"method 'review': {error}") from None
 
@@ -203,7 +215,8 @@ def review(
         suffix = "_pre" if preactivation == "both" else ""
         teacher_suffix = "" if preactivation == "none" else "_pre"
         stages = paired("review", context, suffix=suffix, teacher_suffix=teacher_suffix)
-        return stages | paired("review", context, ("pre_logits",))
+        shallowest = paired("review", context, ("stem",)) if stem else {}
+        return shallowest | stages | paired("review", context, ("pre_logits",))
 
     def adapters(context: Context) -> Adapters:
         students, teachers = zip(*pairs(context).values(), strict=True)
@@ -227,7 +240,7 @@ def review(
         teachers = [_as_map(teacher) for _, teacher in pairs(context).values()]
         for outputs, teacher in zip(fused["review"], teachers, strict=True):
             for output in outputs:
-                value += losses.hcl(output, teacher, levels=levels, weights=weights)
+                value += compare(output, teacher)
         return MethodLoss(value, state, {})
 
     return for_each_teacher("review", loss, init)

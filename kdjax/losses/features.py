@@ -14,6 +14,8 @@ from jax import Array
 # Of the products in the losses. They are small, and GPUs would round their operands to TF32, of
 # which little is left in the differences of similarities that the losses are made of.
 PRECISION = jax.lax.Precision.HIGHEST
+# Of the levels of `hcl`.
+HCL_WEIGHTINGS = ("in_order", "fixed")
 
 
 def adaptive_average_pool(feature: Array, size: tuple[int, int]) -> Array:
@@ -328,46 +330,65 @@ def hcl(
     *,
     levels: Sequence[int | str] = ("h", 4, 2, 1),
     weights: Sequence[float] = (1.0, 0.5, 0.25, 0.125),
+    weighting: str = "in_order",
 ) -> Array:
     """Hierarchical context loss: mean squared difference at several levels of pooling, per example.
 
     Chen et al. 2021, section 3.4, with the levels and weights of the authors' code. The maps
     are average-pooled to each level, and the losses of the levels are averaged with the
-    weights. A level is skipped if it is larger than the map, empty, or of the same size as an
-    earlier one; the remaining levels take the weights in order, as in the authors' code. If no
-    level remains, the map itself is used. The minimum is zero, at equality.
+    weights. Levels that are larger than the map, or empty, are skipped. What becomes of their
+    weights depends on `weighting`:
+
+    - `in_order`, as in the authors' code: a level of the same size as an earlier one is skipped
+      too, the remaining levels take the weights in order, and the loss is divided by the sum of
+      the weights taken. If no level remains, the map itself is used.
+    - `fixed`, as in the code of the reproduction (Verma et al. 2022): every level has its own
+      weight, levels of the same size count several times, and the loss is divided by the sum
+      of all weights, including those of the skipped levels. With the default levels and
+      weights, a map of one pixel counts 1.125 / 1.875 = 0.6.
+
+    The minimum is zero, at equality.
 
     Args:
       student_feature: [b, h, w, c], after the fusion.
       teacher_feature: [b, h, w, c].
       levels: sizes of the pooled maps, as for `level_size`; ("h",) is the plain L2 loss.
       weights: one positive weight per level.
+      weighting: one of `HCL_WEIGHTINGS`.
 
     Returns:
       float32 [b].
 
     Raises:
-      ValueError: if a level has none of the forms of `level_size`, or if there is not one
-        positive weight per level.
+      ValueError: if a level has none of the forms of `level_size`, if there is not one
+        positive weight per level, or if the weighting is unknown.
     """
     if len(levels) != len(weights) or not levels or min(weights) <= 0:
         raise ValueError(
             "hcl needs one positive weight per level: "
             f"got levels {tuple(levels)} and weights {tuple(weights)}"
         )
+    if weighting not in HCL_WEIGHTINGS:
+        raise ValueError(
+            f"unknown weighting {weighting!r} of hcl: choose from {', '.join(HCL_WEIGHTINGS)}"
+        )
     _, h, w, _ = student_feature.shape
-    sizes: list[tuple[int, int]] = []
-    for level in levels:
-        size = level_size(level, h), level_size(level, w)
-        if 0 < size[0] <= h and 0 < size[1] <= w and size not in sizes:
-            sizes.append(size)
-    sizes = sizes or [(h, w)]
-    used = weights[: len(sizes)]
+    sizes = [(level_size(level, h), level_size(level, w)) for level in levels]
+    used = [
+        (weight, size)
+        for weight, size in zip(weights, sizes, strict=True)
+        if 0 < size[0] <= h and 0 < size[1] <= w
+    ]
+    total = sum(weights)
+    if weighting == "in_order":
+        distinct = list(dict.fromkeys(size for _, size in used)) or [(h, w)]
+        used = list(zip(weights, distinct, strict=False))
+        total = sum(weight for weight, _ in used)
     difference = student_feature.astype(jnp.float32) - teacher_feature.astype(jnp.float32)
     value = jnp.zeros(len(difference))
-    for weight, size in zip(used, sizes, strict=True):
+    for weight, size in used:
         value += weight * _mean(jnp.square(adaptive_average_pool(difference, size)))
-    return value / sum(used)
+    return value / total
 
 
 def nearest_resize(feature: Array, size: tuple[int, int]) -> Array:

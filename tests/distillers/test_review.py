@@ -287,6 +287,32 @@ def test_given_taps_are_the_levels():
     assert list(params) == ["fusion1"]
 
 
+def test_the_stem_can_be_a_further_level():
+    """The level is the shallowest one, after the ReLU in both networks."""
+    context = _small_context()
+    stems = [jnp.abs(jax.random.normal(jax.random.key(i), (4, 8, 8, 3 + i))) for i in (0, 1)]
+    context = context.replace(
+        student=Outputs(context.student.logits, {"stem": stems[0], **context.student.taps}),
+        teachers=(Outputs(context.teacher.logits, {"stem": stems[1], **context.teacher.taps}),),
+    )
+    stages = ("stage1:stage1_pre", "stage2:stage2_pre", "stage3:stage3_pre", "pre_logits")
+    with_stem = _value(distillers.review(stem=True), context)
+    named = _value(distillers.review(taps=("stem", *stages)), context)
+    np.testing.assert_array_equal(with_stem, named)
+    variables = _variables(distillers.review(stem=True), context)
+    assert len(variables["params"]["teacher0"]["review"]) == 5
+
+
+def test_the_embedding_counts_less_with_fixed_weights():
+    """Of maps of one pixel, 1.125 / 1.875 of the loss remains."""
+    context = _small_context()
+    one = {"taps": ("pre_logits",)}
+    full = _value(distillers.review(**one), context)
+    np.testing.assert_allclose(
+        _value(distillers.review(weighting="fixed", **one), context), 0.6 * full, rtol=1e-5
+    )
+
+
 def test_the_loss_is_summed_over_levels_and_zero_if_the_teacher_equals_the_fused_maps():
     context = _small_context()
     distiller = distillers.review()
@@ -331,6 +357,8 @@ def test_the_logits_get_no_gradient():
         ({"preactivation": "student"}, "unknown preactivation 'student' of review: choose from"),
         ({"mid_channels": 0}, "mid_channels of review is 0: it must be positive"),
         ({"levels": ("h", "w")}, "method 'review': hcl needs one positive weight per level"),
+        ({"weighting": "x"}, "method 'review': unknown weighting 'x' of hcl: choose from in_ord"),
+        ({"stem": True, "taps": ("stage1",)}, "review takes stem=True or taps, not both"),
         ({"levels": ("w",), "weights": (1.0,)}, "method 'review': level 'w' is neither a positive"),
     ],
 )

@@ -54,6 +54,35 @@ def test_levels_and_weights_of_the_papers_tables(h, levels, weights, sizes):
     )
 
 
+@pytest.mark.parametrize(
+    ("h", "options", "expected"),
+    [
+        # Squared differences of the pooled maps: one pixel of 2: 4 at every level.
+        (1, {"weighting": "in_order"}, 4),
+        (1, {"weighting": "fixed"}, 4 * (1 + 0.125) / 1.875),
+        # A map whose left half is 2 and right half 4: 10 at 4x4 and 2x2, 9 at 1x1.
+        (4, {"weighting": "in_order"}, (10 + 0.5 * 10 + 0.25 * 9) / 1.75),
+        (4, {"weighting": "fixed"}, ((1 + 0.5) * 10 + 0.25 * 10 + 0.125 * 9) / 1.875),
+        (1, {"weighting": "fixed", "levels": (4, 1), "weights": (1, 0.5)}, 4 * 0.5 / 1.5),
+        (1, {"weighting": "fixed", "levels": ("h", "h-1", "h-2", "h-3")}, 4 / 1.875),
+        (1, {"weighting": "fixed", "levels": (4,), "weights": (1,)}, 0),
+    ],
+)
+def test_weights_of_skipped_and_equal_levels(h, options, expected):
+    difference = np.full((1, h, h, 1), 2.0, np.float32)
+    difference[:, :, (h + 1) // 2 :] = 4
+    value = losses.hcl(difference, np.zeros_like(difference), **options)
+    np.testing.assert_allclose(value, [expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize("h", [8, 16])
+def test_on_a_map_larger_than_all_levels_both_weightings_agree(h):
+    student, teacher = _maps(h)
+    np.testing.assert_allclose(
+        losses.hcl(student, teacher, weighting="fixed"), losses.hcl(student, teacher), rtol=1e-6
+    )
+
+
 def test_level_h_alone_is_the_mean_squared_difference():
     student, teacher = _maps(6, 4)
     np.testing.assert_allclose(
@@ -89,6 +118,11 @@ def test_an_invalid_level_is_reported(level):
 def test_levels_without_positive_weights_are_refused(weights):
     with pytest.raises(ValueError, match="hcl needs one positive weight per level"):
         losses.hcl(*_maps(4), levels=("h", 1), weights=weights)
+
+
+def test_an_unknown_weighting_is_refused():
+    with pytest.raises(ValueError, match="unknown weighting 'all' of hcl: choose from in_order, f"):
+        losses.hcl(*_maps(4), weighting="all")
 
 
 @pytest.mark.parametrize(("size", "out"), [(2, 4), (4, 4), (4, 2), (3, 5), (5, 3), (1, 7)])
