@@ -38,7 +38,7 @@ class Row:
       multiply_adds: of a forward pass of one image.
       activations: outputs of its convolutions and linear layers for one image.
       taps: shapes for one image, in order of computation; for the generator, its images.
-        `stageK_pre` has the shape of `stageK` and is left out.
+        `stageK_pre` has the shape of `stageK` and is left out, as are `stem_conv` and `stem_pre`.
     """
 
     name: str
@@ -112,7 +112,7 @@ def describe(name: str, *, resolution: int = 32, **attributes: Any) -> Row:
         outputs = model.apply(variables, inputs)
         # Recorded while tracing, because JAX returns dicts in alphabetical order.
         found = {"images": outputs} if name == "generator" else outputs.taps
-        taps.update({k: v.shape[1:] for k, v in found.items() if not k.endswith("_pre")})
+        taps.update({k: v.shape[1:] for k, v in found.items() if not k.endswith(("_pre", "_conv"))})
         return outputs
 
     multiply_adds, activations = count_flops(forward, variables, example)

@@ -201,9 +201,7 @@ def review(
         raise UserError(f"mid_channels of review is {mid_channels}: it must be positive")
     if stem and taps:
         raise UserError("review takes stem=True or taps, not both: name the stem in taps")
-    compare = functools.partial(
-        losses.hcl, levels=levels, weights=weights, weighting=weighting
-    )
+    compare = functools.partial(losses.hcl, levels=levels, weights=weights, weighting=weighting)
     try:
         compare(jnp.zeros((1, 1, 1, 1)), jnp.zeros((1, 1, 1, 1)))
     except ValueError as error:

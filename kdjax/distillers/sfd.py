@@ -5,10 +5,12 @@ import jax.numpy as jnp
 from kdjax import losses, parallel
 from kdjax.distillers.adapters import apply_adapters, equal_channels, init_adapters
 from kdjax.distillers.combine import for_each_teacher
-from kdjax.distillers.taps import stem_and_stages
+from kdjax.distillers.taps import maps, stem_and_stages
 from kdjax.types import Array, Context, Distiller, MethodLoss, UserError, Variables
 
 FORMS = ("map", "peak")
+# What the survey's code compares of a stem.
+_STEM = {"stem_conv", "stem_pre"}
 
 
 def sfd(*, form: str = "map") -> Distiller:
@@ -16,11 +18,14 @@ def sfd(*, form: str = "map") -> Distiller:
 
     The survey's code, which produced its results, differs from its text: it max-pools every
     map globally and uses only the largest distance between teacher and student in the whole
-    batch. `form="peak"` reproduces the code. The survey's networks have equal numbers of
-    channels; where they differ, the student's maps pass through a 1x1 convolution.
+    batch, and it takes the maps before their ReLUs, the stem's before its batch norm, too.
+    `form="peak"` reproduces the code. The survey's networks have equal numbers of channels;
+    where they differ, the student's maps pass through a 1x1 convolution.
 
-    Taps: `stem` and all stages. Trains: the student, and the 1x1 convolutions if there are
-    any. Usual weight: 1, with 1 for cross-entropy.
+    Taps: `stem` and all stages; with `peak`, all stages before their activations, and
+    `stem_conv` and `stem_pre` of the survey's networks (`distiller_resnet*`), `stem` if one of
+    the networks is another. Trains: the student, and the 1x1 convolutions if there are any.
+    Usual weight: 1, with 1 for cross-entropy.
 
     Args:
       form: one of `FORMS`.
@@ -31,8 +36,15 @@ def sfd(*, form: str = "map") -> Distiller:
     if form not in FORMS:
         raise UserError(f"unknown form {form!r} of sfd: choose from {', '.join(FORMS)}")
 
+    def pairs(context: Context) -> dict[str, tuple[Array, Array]]:
+        if form == "map":
+            return stem_and_stages("sfd", context)
+        survey = all(set(one.taps) >= _STEM for one in (context.student, context.teacher))
+        stem = maps("sfd", context, sorted(_STEM) if survey else ("stem",))
+        return stem | maps("sfd", context, suffix="_pre")
+
     def init(rng: Array, context: Context) -> Variables:
-        return init_adapters(rng, equal_channels(stem_and_stages("sfd", context), context))
+        return init_adapters(rng, equal_channels(pairs(context), context))
 
     def compare(student: Array, teacher: Array, axis_name: str | None) -> Array:
         if form == "map":
@@ -44,11 +56,10 @@ def sfd(*, form: str = "map") -> Distiller:
         return jnp.sqrt(jnp.maximum(jnp.max(squares), 1e-12))
 
     def loss(variables: Variables, context: Context) -> MethodLoss:
-        adapted, state = apply_adapters(
-            variables, equal_channels(stem_and_stages("sfd", context), context)
-        )
+        compared = pairs(context)
+        adapted, state = apply_adapters(variables, equal_channels(compared, context))
         value: Array = jnp.zeros(())
-        for name, (_, teacher) in stem_and_stages("sfd", context).items():
+        for name, (_, teacher) in compared.items():
             value += compare(adapted[name], teacher, context.axis_name)
         return MethodLoss(value, state, {})
 

@@ -42,8 +42,8 @@ class ResNet(Model):
     def __call__(self, images: Array, train: bool = False) -> Outputs:
         norm = self.batch_norm(train)
         shortcut, head = self._names()
-        x = self._stem(images, norm)
-        taps = {"stem": x}
+        taps = self._stem(images, norm)
+        x = taps["stem"]
         stages = zip(self.blocks, self.widths[1:], strict=True)
         for stage, (blocks, width) in enumerate(stages, start=1):
             for block in range(blocks):
@@ -60,9 +60,10 @@ class ResNet(Model):
         """The names of the shortcuts and of the classifier."""
         return "downsample", "fc"
 
-    def _stem(self, images: Array, norm: Callable[..., Any]) -> Array:
+    def _stem(self, images: Array, norm: Callable[..., Any]) -> dict[str, Array]:
+        """The taps of the stem."""
         x = self.check_images(images)
-        return relu(self.conv_norm(x, norm, ("conv1", "bn1"), self.widths[0], 3))
+        return {"stem": relu(self.conv_norm(x, norm, ("conv1", "bn1"), self.widths[0], 3))}
 
     def _block(
         self,
@@ -110,15 +111,14 @@ class LargeResNet(ResNet):
     def _names(self) -> tuple[str, str]:
         return ("downsample", "fc") if self.stem == "imagenet" else ("shortcut", "linear")
 
-    def _stem(self, images: Array, norm: Callable[..., Any]) -> Array:
+    def _stem(self, images: Array, norm: Callable[..., Any]) -> dict[str, Array]:
         if self.stem == "cifar":
             return super()._stem(images, norm)
         if self.stem != "imagenet":
             raise UserError(f"unknown stem={self.stem!r}: choose 'cifar' or 'imagenet'")
         x = self.check_images(images)
         x = self.conv_norm(x, norm, ("conv1", "bn1"), self.widths[0], 7, stride=2)
-        pooled: Array = nn.max_pool(relu(x), (3, 3), (2, 2), padding=[(1, 1), (1, 1)])
-        return pooled
+        return {"stem": nn.max_pool(relu(x), (3, 3), (2, 2), padding=[(1, 1), (1, 1)])}
 
 
 class DistillerResNet(ResNet):
@@ -131,6 +131,9 @@ class DistillerResNet(ResNet):
       (three stages) or 1x1 (four stages), and flattened. The shape of the classifier's weight
       therefore depends on the size of the images.
     - Convolutions have PyTorch's default initialisation.
+
+    Two more taps are what the survey's SFD compares of the stem: `stem_conv`, before the batch
+    norm, and `stem_pre`, before the ReLU.
     """
 
     kernel_init = staticmethod(uniform_fan_in_kernel)
@@ -139,10 +142,12 @@ class DistillerResNet(ResNet):
     def _names(self) -> tuple[str, str]:
         return "shortcut", "linear"
 
-    def _stem(self, images: Array, norm: Callable[..., Any]) -> Array:
+    def _stem(self, images: Array, norm: Callable[..., Any]) -> dict[str, Array]:
         # The last stage must be at least 4x4; each stage but the first halves, rounding up.
-        self.check_images(images, at_least=3 * 2 ** (len(self.blocks) - 1) + 1)
-        return super()._stem(images, norm)
+        x = self.check_images(images, at_least=3 * 2 ** (len(self.blocks) - 1) + 1)
+        x = self.conv(self.widths[0], 3, name="conv1")(x)
+        pre = norm(name="bn1")(x)
+        return {"stem_conv": x, "stem_pre": pre, "stem": relu(pre)}
 
     def _pool(self, x: Array) -> Array:
         return flatten(nn.avg_pool(x, (4, 4), (4, 4)))

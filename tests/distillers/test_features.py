@@ -192,14 +192,26 @@ def test_ft_trains_the_paraphraser_by_its_reconstruction_only():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), both, only)
 
 
-def test_sfd_peak_is_the_largest_distance_between_maxima_in_the_batch():
+@pytest.mark.parametrize("survey", [True, False])
+def test_sfd_peak_is_the_largest_distance_between_maxima_in_the_batch(survey):
+    """Before the activations; the survey's code takes two maps of the stem, as its networks have."""
     student, teacher = _equal_stages()
+    names = ["stem", "stage1_pre", "stage2_pre"]
+    if survey:
+        names[:1] = ["stem_conv", "stem_pre"]
+        for i, taps in enumerate((student, teacher)):
+            taps |= {"stem_conv": _map(70 + i, 8, 8, 2), "stem_pre": _map(80 + i, 8, 8, 2)}
     expected = 0.0
-    for name in ("stem", "stage1", "stage2"):
+    for name in names:
         peaks = [np.asarray(x[name]).max((1, 2)) for x in (student, teacher)]
         expected += np.linalg.norm(peaks[0] - peaks[1], axis=1).max()
     actual = _value(distillers.sfd(form="peak"), _context(student, teacher))
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    if survey:
+        # One network of another family is enough for the stems to be compared after the ReLU.
+        del teacher["stem_conv"]
+        other = _value(distillers.sfd(form="peak"), _context(student, teacher))
+        assert abs(other - actual) > 1e-3
 
 
 @pytest.mark.parametrize(

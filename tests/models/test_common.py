@@ -152,7 +152,10 @@ def test_every_model_is_counted_or_its_module_has_a_test_file(name):
 def test_taps_and_variables(name):
     outputs, variables, order = traced(name)
     taps = outputs.taps
-    stages = len(taps) // 2 - 1
+    further = {"stem_conv", "stem_pre"} & set(taps)
+    assert bool(further) == name.startswith("distiller_")
+    order = [tap for tap in order if tap not in further]
+    stages = len(order) // 2 - 1
     names = [f"stage{k}{end}" for k in range(1, stages + 1) for end in ("", "_pre")]
     assert sorted(order) == sorted(["stem", *names, "pre_logits"])
     assert (order[0], order[-1]) == ("stem", "pre_logits") or name == "lenet"
@@ -329,6 +332,16 @@ class Dropping(Model):
     @nn.compact
     def __call__(self, images, train=False):
         return self.drop(images, 0.5, train)
+
+
+def test_the_surveys_stem_before_batch_norm_and_relu(compiled):
+    """With initial statistics, batch norm divides by sqrt(1 + 1e-5) alone."""
+    module = models.create("distiller_resnet8", num_classes=10)
+    images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    taps = compiled(lambda x: module.init_with_output(jax.random.key(1), x)[0], images).taps
+    np.testing.assert_allclose(taps["stem_pre"], taps["stem_conv"] / np.sqrt(1 + 1e-5), atol=1e-6)
+    np.testing.assert_array_equal(taps["stem"], np.maximum(taps["stem_pre"], 0))
+    assert np.any(taps["stem_pre"] < 0)
 
 
 def test_dropout_needs_training_mode_and_a_key():
