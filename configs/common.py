@@ -135,7 +135,7 @@ def base() -> ConfigDict:
     config.teacher = inherit(config.train, seeds=())
     config.student = inherit(config.train)
     config.phases = ConfigDict(sort_keys=False)
-    # Tables to print at the end, by name (`configs.tables.add_table`).
+    # Tables and figures that the run ends in, by name (`configs.tables`).
     config.report = ConfigDict(sort_keys=False)
     return config
 

@@ -1,6 +1,6 @@
 """How papers train on CIFAR, and how every config trains on the digits."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -18,6 +18,8 @@ class Protocol(NamedTuple):
       light_learning_rate: initial, for MobileNets and ShuffleNets.
       nesterov: whether momentum is Nesterov's.
       boundaries: shares of the run at which the learning rate falls to a tenth.
+      mean: of the normalisation on CIFAR, per channel; () is that of the data set.
+      std: as `mean`.
     """
 
     epochs: float
@@ -26,18 +28,23 @@ class Protocol(NamedTuple):
     light_learning_rate: float
     nesterov: bool
     boundaries: tuple[float, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
-# After 150, 180 and 210 of 240 epochs.
-_LATE = (150 / 240, 180 / 240, 210 / 240)
 PROTOCOLS = {
     # Tian et al. 2020: RepDistiller, and mdistiller after it.
-    "crd": Protocol(240.0, 64, 0.05, 0.01, False, _LATE),
+    "crd": Protocol(240.0, 64, 0.05, 0.01, False, (150 / 240, 180 / 240, 210 / 240)),
     # The CIFAR-10 survey (karanchahal/distiller).
     "survey": Protocol(200.0, 128, 0.1, 0.1, True, (0.33, 0.66)),
-    # Chen et al. 2021: ReviewKD.
-    "review": Protocol(240.0, 128, 0.1, 0.02, True, _LATE),
-}
+    # Chen et al. 2021: ReviewKD. It counts epochs from 0 and lowers the rate after epoch 150, and
+    # has the statistics of CIFAR-10 for CIFAR-100, too.
+    "review": Protocol(
+        240.0, 128, 0.1, 0.02, True, (151 / 240, 181 / 240, 211 / 240),
+        mean=(125.3 / 255, 123.0 / 255, 113.9 / 255),
+        std=(63.0 / 255, 62.1 / 255, 66.7 / 255),
+    ),
+}  # fmt: skip
 # Data sets of the papers, which go by their bare names.
 _TFDS = ("cifar10", "cifar100", "imagenet100x32", "mnist", "fashion_mnist")
 
@@ -81,15 +88,36 @@ def protocol(config: ConfigDict, data: str, name: str = "") -> None:
     else:
         config.data.name = f"tfds:{data}" if data in _TFDS else data
         config.eval_every = 6.0
-    chosen = PROTOCOLS[name or "crd"]
-    config.train.update(epochs=chosen.epochs, batch_size=chosen.batch_size)
-    config.train.optimizer.update(learning_rate=chosen.learning_rate, nesterov=chosen.nesterov)
-    config.train.schedule.update(
-        name="step", boundaries=chosen.boundaries, decay_rate=0.1, unit="fraction"
-    )
+    config.train.update(training(name or "crd", data))
     for network in (config.teacher, config.student):
-        if network.model.startswith(("mobilenet", "shufflenet")):
+        if _is_light(network.model):
+            chosen = PROTOCOLS[name or "crd"]
             network.optimizer.learning_rate *= chosen.light_learning_rate / chosen.learning_rate
+
+
+def training(name: str, data: str, model: str = "") -> dict[str, Any]:
+    """How a protocol trains, as changes for `configs.common.inherit`.
+
+    Args:
+      name: one of `PROTOCOLS`.
+      data: as for `protocol`.
+      model: name of the model, on which the learning rate depends.
+    """
+    chosen = PROTOCOLS[name]
+    rate = chosen.light_learning_rate if _is_light(model) else chosen.learning_rate
+    small = data in ("cifar10", "cifar100")
+    return dict(
+        epochs=chosen.epochs,
+        batch_size=chosen.batch_size,
+        mean=chosen.mean if small else (),
+        std=chosen.std if small else (),
+        optimizer=dict(learning_rate=rate, nesterov=chosen.nesterov),
+        schedule=dict(name="step", boundaries=chosen.boundaries, decay_rate=0.1, unit="fraction"),
+    )
+
+
+def _is_light(model: str) -> bool:
+    return model.startswith(("mobilenet", "shufflenet"))
 
 
 def pair(teacher: str, student: str, data: str, name: str = "") -> ConfigDict:

@@ -1,4 +1,6 @@
-"""Tables that a run prints at its end, with a paper's numbers beside its own."""
+"""Tables and figures that a run ends in, with a paper's numbers beside its own."""
+
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
@@ -24,8 +26,45 @@ def add_table(
     config.report[name] = ConfigDict({"caption": caption, "columns": columns, "rows": rows})
 
 
+def add_figure(
+    config: ConfigDict,
+    name: str,
+    *,
+    caption: str,
+    x_label: str,
+    series: Mapping[str, Mapping[float, str | float]],
+    x_scale: str = "linear",
+    span: tuple[float, float] | tuple[()] = (),
+    span_label: str = "",
+) -> None:
+    """Adds a plot of accuracy over a varied value, which the run draws to `NAME.png` of its folder.
+
+    Args:
+      config: from `configs.common.base`.
+      name: of the figure in the config, and of its file.
+      caption: what it shows.
+      x_label: what varies.
+      series: by label, the accuracy at each value: `measured` makes those of this run, whose
+        deviation over seeds is drawn as error bars; a paper's are numbers from 0 to 1.
+      x_scale: of the varied value: linear, log, or symlog where it can be zero.
+      span: the range of values that a paper names, which is shaded.
+      span_label: what that range is.
+    """
+    config.report[name] = ConfigDict(
+        {
+            "caption": caption,
+            "x_label": x_label,
+            "x_scale": x_scale,
+            # Tuples, as labels may have characters that keys may not.
+            "series": tuple((label, tuple(points.items())) for label, points in series.items()),
+            "span": span,
+            "span_label": span_label,
+        }
+    )
+
+
 def measured(phase: str, figure: str = "accuracy", form: str = ".2%", split: str = "test") -> str:
-    """A cell with a figure of a phase, the mean and deviation if it has several seeds.
+    """A cell or a point with a figure of a phase, the mean and deviation if it has several seeds.
 
     Args:
       phase: name of the phase; the cell is empty if there is none.

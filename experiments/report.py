@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from experiments import boundaries, files
+from experiments import boundaries, figures, files
 from experiments.log import read_metrics
 
 _TABLE = (
@@ -47,21 +47,17 @@ def tables(summary: Mapping[str, Any]) -> list[Cells]:
     string of the phases, such as `{kd[test][accuracy]:.2%}`, and is empty where there is no
     such figure.
     """
-    groups = {
-        phase: [summary["phases"][name] for name in names]
-        for phase, names in _members(summary).items()
-    }
-    figures = _Phases({name: _Figures(phases) for name, phases in groups.items()})
+    measured = _measured(summary)
     rows = []
-    for name, phases in groups.items():
-        cells = [format(figures[name]["test"][key], form) for _, key, form in _TABLE]
+    for name, phases in ((name, one.values) for name, one in measured.items()):
+        cells = [format(measured[name]["test"][key], form) for _, key, form in _TABLE]
         rows.append(
             [
                 name + _remark(phases),
                 phases[0]["model"],
                 f"{phases[0]['parameters']:,}",
                 *cells,
-                f"{figures[name]['images_per_second']:,.0f}" if phases[0]["steps"] else "",
+                f"{measured[name]['images_per_second']:,.0f}" if phases[0]["steps"] else "",
                 f"{sum(phase['seconds'] for phase in phases):.0f}",
             ]
         )
@@ -69,14 +65,15 @@ def tables(summary: Mapping[str, Any]) -> list[Cells]:
         Cells(
             one["caption"],
             one["columns"],
-            [[cell.format_map(figures) for cell in row] for row in one["rows"]],
+            [[cell.format_map(measured) for cell in row] for row in one["rows"]],
         )
         for one in summary["config"]["report"].values()
+        if "rows" in one
     ]
     return [Cells("", _HEADINGS, rows), *papers]
 
 
-def _remark(phases: list[Any]) -> str:
+def _remark(phases: Sequence[Any]) -> str:
     """The number of seeds in a row, and how many of them diverged."""
     diverged = sum("diverged" in phase for phase in phases)
     if len(phases) == 1:
@@ -106,12 +103,15 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
 
 def write(summary: Mapping[str, Any], workdir: Path) -> None:
-    """Writes table.md, curves.png and, if there are any, transition_curves.png.
+    """Writes table.md, curves.png, and what pictures the report and transition curves make.
 
     They show the phases that a summary has so far.
     """
     files.write(workdir / "table.md", markdown(summary).encode())
     draw_curves(workdir, _members(summary))
+    for name, one in summary["config"]["report"].items():
+        if "series" in one:
+            figures.write(one, _measured(summary), workdir / f"{name}.png")
     pairs = {
         name: files.read_json(file)
         for name in summary["phases"]
@@ -129,22 +129,37 @@ def _members(summary: Mapping[str, Any]) -> dict[str, list[str]]:
     return members
 
 
+def _measured(summary: Mapping[str, Any]) -> "_Phases":
+    """What was measured in each phase, with its members' results as values."""
+    results = summary["phases"]
+    return _Phases(
+        {
+            phase: _Figures([results[name] for name in names])
+            for phase, names in _members(summary).items()
+        }
+    )
+
+
 class _Figures:
-    """One figure of all members of a phase; formatted as mean and sample deviation."""
+    """One figure of all members of a phase; formatted as mean and sample deviation.
+
+    Attributes:
+      values: of the members that have this figure.
+    """
 
     def __init__(self, values: Sequence[Any]):
-        self._values = values
+        self.values = values
 
     def __getitem__(self, key: str) -> "_Figures":
-        return _Figures([value[key] for value in self._values if key in value])
+        return _Figures([value[key] for value in self.values if key in value])
 
     def __format__(self, form: str) -> str:
-        if not self._values:
+        if not self.values:
             return ""
-        mean = format(statistics.mean(self._values), form)
-        if len(self._values) == 1:
+        mean = format(statistics.mean(self.values), form)
+        if len(self.values) == 1:
             return mean
-        return f"{mean} ± {format(statistics.stdev(self._values), form)}"
+        return f"{mean} ± {format(statistics.stdev(self.values), form)}"
 
 
 class _Phases(dict[str, _Figures]):
