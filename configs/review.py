@@ -58,6 +58,8 @@ What is not followed:
   of one pixel, where the report's code fails (checked with PyTorch 2.13). They are skipped.
 - The variant with the residual output of Table 6 does not run in the report's code, whose
   channels do not fit each other. Here it is as its text says.
+- The report's code initialises the attention's convolution wider than Chen et al.'s, by a factor
+  of the square root of 3. Here it is as in Chen et al.'s.
 - Both codes keep the network with the best test accuracy; here the last one is reported.
 """
 
