@@ -3,8 +3,9 @@
     python -m experiments.evaluate --a=RUN/PHASE [--b=RUN/PHASE] [--data=NAME] [--split=test]
 
 `--a` and `--b` are folders of phases, or PyTorch files as `MODEL=FILE`, which need `--data`.
-Prints one JSON object: the metrics of each network and, for two, their `agreement` and
-`kl`, which is KL(b || a) in nats: b is the reference.
+Prints one JSON object: the metrics of each network and, for two, their `agreement`,
+`agreement_top5` (b's class is among the five best of a) and `kl`, which is KL(b || a) in nats:
+b is the reference.
 
 A network whose model is the user's own (`module:name`) needs that module on the path:
 in the working directory, in PYTHONPATH, or in `--import_from=DIR`.
@@ -118,7 +119,7 @@ def main() -> None:
         result[which] |= summarize(logits[which], images.labels)
     if "b" in logits:
         compared = summarize(logits["a"], images.labels, logits["b"])
-        result |= {key: compared[key] for key in ("agreement", "kl")}
+        result |= {key: compared[key] for key in ("agreement", "agreement_top5", "kl")}
     print(json.dumps(result, indent=2))
 
 

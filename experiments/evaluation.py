@@ -50,7 +50,8 @@ def summarize(
     Args:
       logits: [n, k].
       labels: int [n]. If any is -1 (unknown), metrics that need labels are left out.
-      teacher_logits: [n, k], for agreement and KL.
+      teacher_logits: [n, k], for agreement, top-1 and of the teacher's class with the five best
+        of `logits`, and KL.
     """
     n = len(labels)
     known = bool((labels >= 0).all())
@@ -70,6 +71,7 @@ def summarize(
     if teacher_logits is not None:
         reference = jnp.asarray(teacher_logits)
         result["agreement"] = exact(metrics.agreement(outputs, reference))
+        result["agreement_top5"] = exact(metrics.agreement_top_k(outputs, reference, 5))
         result["kl"] = float(metrics.predictive_kl(outputs, reference))
         if known:
             result["teacher_accuracy"] = exact(metrics.accuracy(reference, targets))

@@ -51,6 +51,16 @@ def agreement(logits: Array, other_logits: Array) -> Array:
     return jnp.mean(agrees, dtype=jnp.float32)
 
 
+def agreement_top_k(student_logits: Array, teacher_logits: Array, k: int) -> Array:
+    """Fraction of examples whose teacher's top class is among the student's k largest logits.
+
+    The distance `agree` of Beyer et al. 2022's code (big_vision, evaluators/proj/distill/
+    distance.py), which is reported and not trained with, as it is piecewise constant. In [0, 1];
+    with k = 1 it is `agreement`, with fewer than k classes it is 1.
+    """
+    return top_k(student_logits, jnp.argmax(teacher_logits, -1), k)
+
+
 def predictive_kl(student_logits: Array, teacher_logits: Array) -> Array:
     """Average predictive KL(teacher || student) (Stanton et al. 2021, section 3.1), in nats."""
     log_s = jax.nn.log_softmax(student_logits.astype(jnp.float32))

@@ -98,6 +98,19 @@ def test_agreement_is_the_fraction_of_equal_predictions():
     assert metrics.agreement(a, a) == 1
 
 
+@pytest.mark.parametrize("k", [1, 2, 3, 9])
+def test_agreement_at_k_counts_the_teachers_class_among_the_students_k_best(k):
+    rng = np.random.default_rng(3)
+    student, teacher = rng.normal(size=(2, 50, 6)).astype(np.float32)
+    best = np.argsort(-student, axis=-1)[:, :k]
+    expected = np.mean([t.argmax() in row for t, row in zip(teacher, best, strict=True)])
+    assert metrics.agreement_top_k(student, teacher, k) == pytest.approx(expected)
+    # It is not symmetric: two rankings that differ in the teacher's first class alone.
+    a, b = jnp.array([[3.0, 2.0, 1.0]]), jnp.array([[1.0, 3.0, 2.0]])
+    assert metrics.agreement_top_k(a, b, 2) == 1
+    assert metrics.agreement_top_k(b, a, 2) == 0
+
+
 def test_predictive_kl_is_the_entropy_of_teacher_relative_to_student(logits):
     teacher = np.random.default_rng(2).normal(0, 2, logits.shape).astype(np.float32)
     p = scipy.special.softmax(teacher.astype(np.float64), axis=-1)

@@ -26,7 +26,7 @@ from kdjax.losses.features import (
     smaller_size,
     vid,
 )
-from kdjax.losses.logits import cross_entropy, dkd, kd
+from kdjax.losses.logits import cross_entropy, dkd, euclidean, hard_kd, kd
 from kdjax.losses.relations import correlation_congruence, pkt, rkd, similarity_preserving
 
 __all__ = [
@@ -39,9 +39,11 @@ __all__ = [
     "crd_nce",
     "cross_entropy",
     "dkd",
+    "euclidean",
     "factor_transfer",
     "fitnet",
     "fsp",
+    "hard_kd",
     "hcl",
     "kd",
     "l2_normalize",

@@ -45,6 +45,40 @@ def kd(student_logits: Array, teacher_logits: Array, *, temperature: float = 4.0
     return temperature**2 * jnp.sum(jnp.exp(log_t) * (log_t - log_s), axis=-1)
 
 
+def hard_kd(student_logits: Array, teacher_logits: Array) -> Array:
+    """Cross-entropy with the teacher's most probable class, per example.
+
+    The distance `hard` of Beyer et al. 2022's code (big_vision, evaluators/proj/distill/
+    distance.py, without label smoothing).
+
+    Args:
+      student_logits: [b, k].
+      teacher_logits: [b, k].
+
+    Returns:
+      float32 [b], in nats.
+    """
+    return cross_entropy(student_logits, jnp.argmax(teacher_logits, axis=-1))
+
+
+def euclidean(student_logits: Array, teacher_logits: Array, *, epsilon: float = 1e-12) -> Array:
+    """Euclidean distance between the logits, sqrt(||s - t||^2 + epsilon), per example.
+
+    The distance `euclidean` of Beyer et al. 2022's code (as for `hard_kd`). Unlike KL it is not
+    invariant to adding a constant to all logits of a network.
+
+    Args:
+      student_logits: [b, k].
+      teacher_logits: [b, k].
+      epsilon: positive; keeps the gradient finite where the logits are equal.
+
+    Returns:
+      float32 [b].
+    """
+    difference = student_logits.astype(jnp.float32) - teacher_logits.astype(jnp.float32)
+    return jnp.sqrt(jnp.sum(jnp.square(difference), axis=-1) + epsilon)
+
+
 def dkd(
     student_logits: Array,
     teacher_logits: Array,

@@ -54,7 +54,7 @@ def test_the_run_folder_holds_what_is_promised(finished):
     assert kd["steps"] == 6
     assert set(kd["seconds_of"]) == {"steps", "evaluation", "logging", "checkpoints"}
     assert 0 < sum(kd["seconds_of"].values()) < kd["seconds"]
-    taught = METRICS | {"agreement", "kl", "teacher_accuracy"}
+    taught = METRICS | {"agreement", "agreement_top5", "kl", "teacher_accuracy"}
     assert (set(kd["train"]), set(kd["test"])) == (taught, taught | {"best_accuracy"})
     assert set(summary["phases"]["teacher"]["test"]) == METRICS | {"best_accuracy"}
     assert kd["test"]["accuracy"] * 596 == pytest.approx(round(kd["test"]["accuracy"] * 596))

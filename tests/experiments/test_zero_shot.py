@@ -84,6 +84,7 @@ def test_a_data_free_phase_never_looks_at_training_images(done, finished):
         "nll",
         "ece",
         "agreement",
+        "agreement_top5",
         "kl",
         "teacher_accuracy",
         "best_accuracy",

@@ -84,6 +84,24 @@ def test_the_gradient_of_kd_is_t_times_the_difference_of_softened_softmaxes():
     np.testing.assert_allclose(gradient, temperature * (q - p), atol=1e-5)
 
 
+def test_hard_kd_is_the_negative_log_probability_of_the_teachers_best_class():
+    student, teacher = _logits(0), _logits(1)
+    log_p = scipy.special.log_softmax(student.astype(np.float64), axis=-1)
+    expected = [-row[t.argmax()] for row, t in zip(log_p, teacher, strict=True)]
+    np.testing.assert_allclose(losses.hard_kd(student, teacher), expected, rtol=1e-5)
+
+
+def test_euclidean_is_the_distance_between_logits_with_a_finite_gradient_at_zero():
+    student, teacher = _logits(0), _logits(1)
+    value, gradient = jax.value_and_grad(lambda x: losses.euclidean(x, teacher).sum())(student)
+    distances = np.linalg.norm((student - teacher).astype(np.float64), axis=-1)
+    np.testing.assert_allclose(value, distances.sum(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, (student - teacher) / distances[:, None], rtol=1e-4)
+    value, gradient = jax.value_and_grad(lambda x: losses.euclidean(x, teacher).sum())(teacher)
+    np.testing.assert_allclose(value, 6e-6, rtol=1e-3)
+    np.testing.assert_array_equal(gradient, np.zeros_like(teacher))
+
+
 def test_at_high_temperature_kd_matches_centred_logits():
     # Hinton et al. 2015, eq. 4: T^2 * 1 / (N T^2) * (difference of centred logits).
     student, teacher = _logits(0), _logits(1)
@@ -99,7 +117,8 @@ def test_losses_and_gradients_are_finite_and_losses_are_float32(dtype, size, lab
     student = jnp.array([[size, -size, 0.0], [0.0, size, -size]], dtype)
     teacher = jnp.array([[-size, size, 0.0], [0.0, size, -size]], dtype)
     y = jnp.array([1, 2]) if labels == "indices" else jnp.array([[0.0, 1, 0], [0.5, 0, 0.5]])
-    for loss, target in ((losses.cross_entropy, y), (losses.kd, teacher)):
+    to_teacher = ((loss, teacher) for loss in (losses.kd, losses.hard_kd, losses.euclidean))
+    for loss, target in ((losses.cross_entropy, y), *to_teacher):
         value = loss(student, target)
         chex.assert_shape(value, (2,))
         assert value.dtype == jnp.float32

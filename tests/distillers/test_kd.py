@@ -1,0 +1,46 @@
+"""The distances between student and teacher that function matching is trained with."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import distillers, losses
+from kdjax.distillers.kd import DISTANCES
+from kdjax.types import Context, Outputs, UserError
+
+
+def _loss(*teachers, **arguments):
+    outputs = [Outputs(jnp.asarray(logits), {}) for logits in teachers]
+    context = Context(
+        student=Outputs(jnp.array([[2.0, 0.0, 1.0]]), {}),
+        teachers=tuple(outputs),
+        labels=jnp.eye(3)[:1],
+        index=jnp.arange(1),
+        step=jnp.int32(0),
+        rng=jax.random.key(0),
+    )
+    nothing = {"params": {}, "state": {f"teacher{i}": {} for i in range(len(teachers))}}
+    nothing["params"] = nothing["state"]
+    return distillers.create("kd", **arguments).loss(nothing, context).value
+
+
+TEACHERS = [[0.0, 3.0, 4.0]], [[5.0, 3.0, 1.0]]
+
+
+def test_each_distance_is_its_loss_averaged_over_the_teachers():
+    log_p = np.array([2.0, 0.0, 1.0]) - np.log(np.exp([2.0, 0.0, 1.0]).sum())
+    by_hand = {
+        "hard": (-log_p[2] - log_p[0]) / 2,
+        "euclidean": (np.sqrt(4 + 9 + 9) + np.sqrt(9 + 9 + 0)) / 2,
+    }
+    for distance, expected in by_hand.items():
+        np.testing.assert_allclose(_loss(*TEACHERS, distance=distance), [expected], rtol=1e-5)
+    kl = losses.kd(jnp.array([[2.0, 0.0, 1.0]]), jnp.array(TEACHERS[0]), temperature=3.0)
+    np.testing.assert_array_equal(_loss(TEACHERS[0], temperature=3.0), kl)
+    np.testing.assert_array_equal(_loss(TEACHERS[0], temperature=3.0, distance="kl"), kl)
+
+
+def test_an_unknown_distance_is_named():
+    with pytest.raises(UserError, match=f"unknown distance 'agree': .*{', '.join(DISTANCES)}"):
+        distillers.create("kd", distance="agree")
