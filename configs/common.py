@@ -45,6 +45,9 @@ def base() -> ConfigDict:
             train_split="train",
             test_split="test",
             resize=0,  # side in pixels to which images are resized when read; 0 keeps them
+            # Take inception crops from the whole images at full resolution (tfds and folders).
+            # They are decoded for every batch; everything else sees the resized ones.
+            whole=False,
             image_size=0,  # side in pixels of what networks see; 0 is that of the images
             validation=0.0,  # share of the training split to hold out
             train_examples=0,  # fixed random subset of the training split; 0 is all
@@ -121,7 +124,12 @@ def base() -> ConfigDict:
             transition_curves=dict(images=0, steps=100, step_size=1.0),
             augment=dict(
                 teacher_view="consistent",
-                crop="padded",
+                # With a fixed view: number of crops, such as the student's, over which the
+                # teacher's predictions are averaged, once per image; 0 is the central square.
+                teacher_crops=0,
+                # Side in pixels of what the teacher sees; 0 is that of the student's views.
+                teacher_size=0,
+                crop="padded",  # none, padded, random (a window) or inception
                 padding=4,
                 scale=(0.05, 1.0),
                 flip=True,

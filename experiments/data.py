@@ -19,13 +19,14 @@ class PhaseSplit:
 
     Attributes:
       split: images and labels on the host.
-      teacher_logits: float32 [n, k] by the name of a trained network in this run.
+      teacher_logits: float32 [n, k] by the name of a trained network in this run and the
+        resolution at which it sees the images.
     """
 
     def __init__(self, split: sources.Split):
         """Wraps a split."""
         self.split = split
-        self.teacher_logits: dict[str, np.ndarray] = {}
+        self.teacher_logits: dict[tuple[str, int], np.ndarray] = {}
         self._resident: dict[int, Any] = {}
 
     def __len__(self) -> int:

@@ -1,7 +1,8 @@
 """Evaluation of networks on whole splits."""
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -10,36 +11,123 @@ import numpy as np
 from experiments.data import PhaseSplit
 from experiments.networks import TrainedNetwork
 from kdjax import metrics, parallel, train
-from kdjax.data import batches
-from kdjax.types import Network, Variables
+from kdjax.data import batches, views, whole
+from kdjax.data.sources import Split
+from kdjax.types import Array, Network, Variables
 
 _BATCH_SIZE = 500
+_WHOLE_BATCH_SIZE = 64
 
 
 class Evaluator:
     """Computes a network's logits of whole splits, over all devices."""
 
-    def __init__(self, network: Network, image_size: int, devices: parallel.Devices):
-        """Prepares the evaluation step of `network`; it is compiled at its first use."""
+    def __init__(
+        self, network: Network, image_size: int, devices: parallel.Devices, resolution: int = 0
+    ):
+        """Prepares the step of `kdjax.train.make_eval_step`; it is compiled at its first use."""
         self._devices = devices
-        step = train.make_eval_step(network, image_size)
+        step = train.make_eval_step(network, image_size, resolution)
         self._step = devices.map(step, in_axes=(None, None, 0), out_axes=0)
 
     def logits(self, variables: Variables, split: PhaseSplit) -> np.ndarray:
         """float32 [n, k] for the n images of a split; `variables` are on the devices."""
         resident = split.resident(self._devices)
-        n, count = len(split), len(self._devices)
-        size = min(_BATCH_SIZE, math.ceil(n / count) * count)
-        size -= size % count
         parts = []
-        for first in range(0, n, size):
-            # The last batch is padded with the first image, whose logits are dropped.
-            indices = np.arange(first, first + size, dtype=np.int32)
-            batch = batches.read(split.split, np.where(indices < n, indices, 0).astype(np.int32))
+        for indices in _index_batches(len(split), _BATCH_SIZE, self._devices):
+            batch = batches.read(split.split, indices)
             sharded = jax.tree.map(self._devices.shard, batch)
             parts.append(self._step(variables, resident, sharded))
             parallel.wait_on_cpu(parts[-1])
-        return np.concatenate([np.asarray(p).reshape(size, -1) for p in parts])[:n]
+        return np.concatenate([_unsharded(p) for p in parts])[: len(split)]
+
+
+class CropAverage:
+    """Computes a network's mean prediction over random crops of each image of a split.
+
+    That is the fixed teacher `fix/ic_ens` of Beyer et al. 2022, section 3.1.1, whose prediction
+    is the mean over a thousand crops. A crop depends on its number and the image's position.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        make_views: views.ViewFn,
+        count: int,
+        devices: parallel.Devices,
+        crops: whole.Crops | None = None,
+    ):
+        """Prepares the step.
+
+        Args:
+          network: any network.
+          make_views: its `teacher` is what the network sees.
+          count: crops per image.
+          devices: that share a batch.
+          crops: takes the crops from whole images, if the split has them.
+        """
+        self._count, self._devices, self._crops = count, devices, crops
+
+        def step(
+            variables: Variables,
+            data: batches.ResidentData[Array],
+            number: Array,
+            batch: batches.Batch[Array],
+        ) -> Array:
+            images, labels = batches.gather(data, batch)
+
+            def view(index: Array, image: Array, label: Array) -> Array:
+                # Positions, not places in the batch: a crop must not depend on the devices.
+                key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), number), index)
+                return make_views(key, image[None], label[None]).teacher[0]
+
+            seen = jax.vmap(view)(batch["index"], images, labels)
+            return jax.nn.softmax(network.evaluate(variables, seen).logits)
+
+        self._step = devices.map(step, in_axes=(None, None, None, 0), out_axes=0)
+
+    def logits(self, variables: Variables, split: PhaseSplit) -> np.ndarray:
+        """float32 [n, k], logarithms of the mean probabilities; `variables` are on the devices."""
+        resident = split.resident(self._devices)
+        parts = []
+        # The whole images of a batch are all in memory at once.
+        size = _WHOLE_BATCH_SIZE if self._crops else _BATCH_SIZE
+        for indices in _index_batches(len(split), size, self._devices):
+            total = np.zeros(())
+            for number, batch in enumerate(self._batches(split.split, indices)):
+                sharded = jax.tree.map(self._devices.shard, batch)
+                p = self._step(variables, resident, np.int32(number), sharded)
+                total = total + _unsharded(p)
+            parts.append(total / self._count)
+        mean = np.concatenate(parts)[: len(split)]
+        return np.log(np.maximum(mean, np.finfo(np.float32).tiny))
+
+    def _batches(self, split: Split, indices: np.ndarray) -> Iterator[batches.Batch[np.ndarray]]:
+        """As many batches of the same examples as there are crops of each."""
+        if self._crops is None or split.whole is None:
+            yield from itertools.repeat(batches.read(split, indices), self._count)
+            return
+        images = split.whole.read(indices)
+        for number in range(self._count):
+            yield {"index": indices, "images": self._crops.numbered(images, indices, number)}
+
+
+def _index_batches(n: int, at_most: int, devices: parallel.Devices) -> Iterator[np.ndarray]:
+    """Positions int32 [b] of n examples, in order, in batches of one size that devices can share.
+
+    The last batch is filled up with the first example, whose results are to be dropped.
+    """
+    count = len(devices)
+    size = min(at_most, math.ceil(n / count) * count)
+    size = max(size - size % count, count)
+    for first in range(0, n, size):
+        indices = np.arange(first, first + size, dtype=np.int32)
+        yield np.where(indices < n, indices, 0).astype(np.int32)
+
+
+def _unsharded(shards: Array) -> np.ndarray:
+    """[devices, b / devices, k] as [b, k]."""
+    return np.asarray(shards).reshape(-1, shards.shape[-1])
 
 
 def summarize(
@@ -90,12 +178,19 @@ class TeacherLogits:
     """Logits of a student's teachers on whole splits, computed at their first use."""
 
     def __init__(
-        self, teachers: Mapping[str, TrainedNetwork], image_size: int, devices: parallel.Devices
+        self,
+        teachers: Mapping[str, TrainedNetwork],
+        image_size: int,
+        devices: parallel.Devices,
+        resolution: int = 0,
     ):
-        """Takes the teachers by their names in this run, with variables on the devices."""
-        self._teachers = teachers
+        """Takes the teachers by their names in this run, with variables on the devices.
+
+        Their views are those of `kdjax.train.make_eval_step`.
+        """
+        self._teachers, self._devices, self._resolution = teachers, devices, resolution
         self._evaluators = {
-            name: Evaluator(teacher.network, image_size, devices)
+            name: Evaluator(teacher.network, image_size, devices, resolution)
             for name, teacher in teachers.items()
         }
 
@@ -103,9 +198,25 @@ class TeacherLogits:
         """float32 [n, k] of every teacher, in order."""
         known = split.teacher_logits
         for name, teacher in self._teachers.items():
-            if name not in known:
-                known[name] = self._evaluators[name].logits(teacher.variables, split)
-        return tuple(known[name] for name in self._teachers)
+            key = name, self._resolution
+            if key not in known:
+                known[key] = self._evaluators[name].logits(teacher.variables, split)
+        return tuple(known[name, self._resolution] for name in self._teachers)
+
+    def averaged(
+        self,
+        split: PhaseSplit,
+        make_views: views.ViewFn,
+        count: int,
+        crops: whole.Crops | None = None,
+    ) -> tuple[np.ndarray, ...]:
+        """float32 [n, k] of every teacher, in order, by `CropAverage`."""
+        return tuple(
+            CropAverage(teacher.network, make_views, count, self._devices, crops).logits(
+                teacher.variables, split
+            )
+            for teacher in self._teachers.values()
+        )
 
     def joint(self, split: PhaseSplit) -> np.ndarray | None:
         """float32 [n, k] of the teachers' ensemble, or None without teachers."""

@@ -26,8 +26,10 @@ _ADDED: dict[str, Any] = {
     "compared_with": (),
     "schedule": {"horizon": 0.0},
     "shots_per_seed": False,
+    "augment": {"teacher_crops": 0, "teacher_size": 0},
     "transition_curves": {"images": 0, "steps": 100, "step_size": 1.0},
 }
+_ADDED_TO_DATA = {"whole": False}
 _LAYERS = ("train", "teacher", "student")
 _SEED_SUFFIX = re.compile(r"_seed\d+$")
 
@@ -70,6 +72,7 @@ def upgrade(config: dict[str, Any]) -> dict[str, Any]:
     renamed = any("start_methods" in phase for phase in config["phases"].values())
     if renamed:
         config = _rename(config)
+    config |= {"data": _filled(config["data"], _ADDED_TO_DATA)}
     added = {"eval_every": config["eval_every"], **_ADDED}
     config |= {name: _filled(config[name], added) for name in _LAYERS if name in config}
     config["phases"] = {name: _filled(phase, added) for name, phase in config["phases"].items()}

@@ -108,9 +108,9 @@ def _open(
         for name in names
     }
 
-    def logits_of(names: Sequence[str]) -> TeacherLogits:
+    def logits_of(names: Sequence[str], resolution: int = 0) -> TeacherLogits:
         networks = {name: placed[name] for name in names}
-        return TeacherLogits(networks, plan.data.image_size, plan.devices)
+        return TeacherLogits(networks, plan.data.image_size, plan.devices, resolution)
 
     running = []
     for member in members:
@@ -126,7 +126,7 @@ def _open(
                 checkpoints=stored,
                 teachers={name: trained[name] for name in member.teachers},
                 placed={name: placed[name] for name in member.teachers},
-                teacher_logits=logits_of(member.teachers),
+                teacher_logits=logits_of(member.teachers, plan.config.augment.teacher_size),
                 compared_logits=logits_of(member.compared_with),
                 compared_names=tuple(plan.config.compared_with),
                 init_variables=_init_variables(plan, member, trained),

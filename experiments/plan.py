@@ -182,7 +182,7 @@ def _load_network(reference: str, config: ConfigDict, phase_data: PhaseData) -> 
         mean=config.mean or mean,
         std=config.std or std,
         dtype=config.dtype,
-        image_size=phase_data.image_size,
+        image_size=config.augment.teacher_size or phase_data.image_size,
     )
 
 
@@ -265,7 +265,7 @@ def _train(
     state = jax.eval_shape(
         task.init,
         jax.random.key(0),
-        tuple(_shapes_of(teacher, phase_data) for teacher in setup.teachers),
+        tuple(_shapes_of(t, phase_data, config.augment.teacher_size) for t in setup.teachers),
         init_variables if init_shapes is None else init_shapes,
     )
     return Train(
@@ -284,6 +284,11 @@ def _check_choices(setup: Setup) -> None:
     for key, allowed in (("select", SELECT), ("teacher_batch_norm", train.TEACHER_BATCH_NORMS)):
         if config[key] not in allowed:
             raise UserError(f"unknown {key} {config[key]!r}: choose from {', '.join(allowed)}")
+    if _is_data_free(config) and config.augment.teacher_size:
+        raise UserError(
+            f"phase {setup.name!r} has augment.teacher_size {config.augment.teacher_size}, but it "
+            "learns without data: its teacher sees what the generator makes"
+        )
     if config.early_stopping < 0:
         raise UserError(
             f"early_stopping is {config.early_stopping}: it is a number of evaluations, 0 for none"
@@ -338,8 +343,9 @@ def _check_continuation(plan: Plan, earlier: list[Plan]) -> None:
             )
 
 
-def _shapes_of(network: Network, phase_data: PhaseData) -> Variables:
-    return train.abstract_outputs(network, phase_data.image_shape)[1]
+def _shapes_of(network: Network, phase_data: PhaseData, size: int = 0) -> Variables:
+    shape = (size, size, phase_data.channels) if size else phase_data.image_shape
+    return train.abstract_outputs(network, shape)[1]
 
 
 def _flat_shapes(tree: Any) -> dict[str, tuple[int, ...]]:

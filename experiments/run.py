@@ -45,7 +45,7 @@ def _shrink(config: ConfigDict) -> None:
     """Turns a config into a smoke test: two steps per phase on the digits."""
     side = min(config.data.image_size or config.data.resize or 32, 32)
     config.data.update(
-        name="digits", resize=side, image_size=side, train_examples=0, validation=0.1
+        name="digits", resize=side, image_size=side, train_examples=0, validation=0.1, whole=False
     )
     config.evaluation.name = ""
     for phase in config.phases.values():

@@ -267,7 +267,7 @@ def _step_inputs(running: Sequence[RunningMember], plan: Plan) -> StepInputs:
         distinct = running[:1]
     return StepInputs(
         teacher_variables=[tuple(t.variables for t in one.placed.values()) for one in distinct],
-        teacher_logits=[one.teacher_logits.each for one in distinct],
+        teacher_logits=[one.teacher_logits for one in distinct],
         keys=[
             plan.devices.replicate(jax.random.fold_in(running[0].phase_key(seed), 1))
             for seed in seeds

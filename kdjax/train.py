@@ -87,6 +87,7 @@ def init_state(
     distiller: Distiller,
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
+    teacher_image_shape: tuple[int, int, int] | None = None,
     num_classes: int,
     batch_size: int,
     teachers: Sequence[Network] = (),
@@ -103,6 +104,7 @@ def init_state(
       distiller: the objective; its `init` is called here.
       optimizer: as for `make_train_step`.
       image_shape: (h, w, c) of the images as the networks see them.
+      teacher_image_shape: the same for the teachers, if they see another size.
       num_classes: k, the width of the labels.
       batch_size: examples per step and device.
       teachers: in the order in which the distiller expects them.
@@ -116,16 +118,16 @@ def init_state(
     """
     student_key, method_key = jax.random.split(rng)
 
-    def batch_outputs(network: Network) -> Outputs:
-        outputs, _ = abstract_outputs(network, image_shape)
+    def batch_outputs(network: Network, shape: tuple[int, int, int]) -> Outputs:
+        outputs, _ = abstract_outputs(network, shape)
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), outputs
         )
 
     shape: Any = jax.ShapeDtypeStruct
     context = Context(
-        student=batch_outputs(student),
-        teachers=tuple(map(batch_outputs, teachers)),
+        student=batch_outputs(student, image_shape),
+        teachers=tuple(batch_outputs(t, teacher_image_shape or image_shape) for t in teachers),
         labels=shape((batch_size, num_classes), jnp.float32),
         index=shape((batch_size,), jnp.int32),
         step=shape((), jnp.int32),
@@ -282,7 +284,8 @@ def make_train_step(
         def loss(trained: tuple[PyTree, PyTree]) -> Array:
             first: batches.Batch[Array] = jax.tree.map(lambda x: x[0], batch)
             images, labels = batches.gather(data, first)
-            whole = (views(rng, images, labels, axis_name), first["index"])
+            seen = views(rng, images, labels, axis_name, first.get("teacher"))
+            whole = (seen, first["index"])
             part = jax.tree.map(lambda x: x[: len(x) // grad_accum_steps], whole)
             return make_objective(state, teacher_inputs, data, rng, part)(trained)[0]
 
@@ -299,7 +302,8 @@ def make_train_step(
         rng = jax.random.fold_in(rng, state.step)
         view_key, method_key = jax.random.split(rng)
         images, labels = batches.gather(data, batch)
-        whole = (views(view_key, images, labels, axis_name), batch["index"])
+        seen = views(view_key, images, labels, axis_name, batch.get("teacher"))
+        whole = (seen, batch["index"])
         if grad_accum_steps == 1:
             grad, state, metrics = gradients(state, teacher_inputs, data, method_key, whole)
         else:
@@ -386,12 +390,13 @@ def make_train_step(
     return step
 
 
-def make_eval_step(network: Network, image_size: int) -> EvalStep:
+def make_eval_step(network: Network, image_size: int, resolution: int = 0) -> EvalStep:
     """The evaluation step: `step(variables, data, batch) -> logits`, float32 [b, k].
 
     Args:
       network: the network to evaluate, applied in evaluation mode.
       image_size: side of the central square of each image that the network sees, in pixels.
+      resolution: side to which that square is resized; 0 leaves it.
 
     Returns:
       The step; its `data` and `batch` are as `kdjax.data.batches` provides them.
@@ -401,7 +406,8 @@ def make_eval_step(network: Network, image_size: int) -> EvalStep:
         variables: Variables, data: batches.ResidentData[Array], batch: batches.Batch[Array]
     ) -> Array:
         images, _ = batches.gather(data, batch)
-        return network.evaluate(variables, views.evaluation_view(images, image_size)).logits
+        view = views.evaluation_view(images, image_size, resolution)
+        return network.evaluate(variables, view).logits
 
     return step
 

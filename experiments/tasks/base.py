@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.data import PhaseData, PhaseSplit
+from experiments.data import PhaseData
+from experiments.evaluation import TeacherLogits
 from kdjax import parallel
 from kdjax.types import Array, Network, TrainState, Variables
 
@@ -22,13 +23,13 @@ class StepInputs(NamedTuple):
 
     Attributes:
       teacher_variables: of each teacher.
-      teacher_logits: functions from a split to each teacher's logits on it, float32 [n, k].
+      teacher_logits: of each teacher on whole splits.
       keys: random keys.
       data_seeds: seeds of the order of the data.
     """
 
     teacher_variables: Sequence[tuple[Variables, ...]]
-    teacher_logits: Sequence[Callable[[PhaseSplit], tuple[np.ndarray, ...]]]
+    teacher_logits: Sequence[TeacherLogits]
     keys: Sequence[Array]
     data_seeds: Sequence[int]
 

@@ -10,12 +10,13 @@ import numpy as np
 import optax
 
 from experiments.data import PhaseData
+from experiments.evaluation import TeacherLogits
 from experiments.length import Length
 from experiments.objective import make_objective
 from experiments.tasks.base import RunSteps, Setup, StepInputs
 from kdjax import optimizers, parallel, train
-from kdjax.data import batches, sources, views
-from kdjax.types import Array, Distiller, Network, TeacherInputs, TrainState, Variables
+from kdjax.data import batches, sources, views, whole
+from kdjax.types import Array, Distiller, Network, TeacherInputs, TrainState, UserError, Variables
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,6 +33,8 @@ class Supervised:
       batch_size: examples per step.
       steps: of the phase.
       augment: arguments of `kdjax.data.views.make_views`.
+      teacher_crops: crops over which the predictions of fixed teachers are averaged; 0 takes
+        the evaluation view.
       eval_every: steps between evaluations; 0 evaluates only at the end.
       grad_accum_steps: parts into which a batch is cut.
       ema_decay: of the average of the student's variables; 0 keeps none.
@@ -48,6 +51,7 @@ class Supervised:
     batch_size: int
     steps: int
     augment: dict[str, Any]
+    teacher_crops: int = 0
     eval_every: float = 0.0
     grad_accum_steps: int = 1
     ema_decay: float = 0.0
@@ -63,6 +67,8 @@ class Supervised:
         """
         config = setup.config
         optimizer = config.optimizer.to_dict() | {"learning_rate": length.learning_rate(config)}
+        augment = config.augment.to_dict()
+        teacher_crops = augment.pop("teacher_crops")
         task = cls(
             network=setup.network,
             teachers=setup.teachers,
@@ -72,7 +78,8 @@ class Supervised:
             devices=setup.devices,
             batch_size=config.batch_size,
             steps=length.end.max_steps,
-            augment=config.augment.to_dict(),
+            augment=augment,
+            teacher_crops=teacher_crops,
             eval_every=config.eval_every * length.steps_per_epoch,
             grad_accum_steps=config.grad_accum_steps,
             ema_decay=config.ema_decay,
@@ -80,6 +87,7 @@ class Supervised:
             sync_batch_norm=config.sync_batch_norm,
         )
         task.make_views()
+        task.check_teacher_crops()
         return task
 
     def init(
@@ -95,6 +103,7 @@ class Supervised:
             distiller=self.distiller,
             optimizer=self.optimizer,
             image_shape=self.data.image_shape,
+            teacher_image_shape=(*(self.teacher_size,) * 2, self.data.channels),
             num_classes=self.data.num_classes,
             batch_size=self.batch_size // self.grad_accum_steps,
             teachers=self.teachers,
@@ -127,7 +136,7 @@ class Supervised:
         streams = [
             batches.stream(
                 self.data.train.split, batch_size=self.batch_size, seed=seed,
-                start=start, stop=self.steps, workers=self.data.workers,
+                start=start, stop=self.steps, workers=self.data.workers, crops=self.whole_crops(),
             )
             for seed in inputs.data_seeds
         ]  # fmt: skip
@@ -143,22 +152,48 @@ class Supervised:
     def preview(self, state: TrainState) -> None:
         """See `Task.preview`."""
 
-    def make_views(self) -> Any:
+    @property
+    def teacher_size(self) -> int:
+        """Side of what the teachers see, in pixels."""
+        return self.augment["teacher_size"] or self.data.image_size
+
+    def make_views(self, **changes: Any) -> views.ViewFn:
         """The function that makes what student and teachers see; checks `augment`."""
-        return views.make_views(
-            num_classes=self.data.num_classes,
-            image_size=self.data.image_size,
-            fill=self.network.mean,
-            **self.augment,
-        )
+        arguments: dict[str, Any] = {
+            "num_classes": self.data.num_classes,
+            "image_size": self.data.image_size,
+            "fill": self.network.mean,
+            "cropped": self.whole_crops() is not None,
+        }
+        return views.make_views(**(arguments | self.augment | changes))
+
+    def whole_crops(self) -> whole.Crops | None:
+        """The crops of whole images, if the data has them and the phase takes such crops."""
+        if self.augment["crop"] != "inception" or self.data.train.split.whole is None:
+            return None
+        scale, view = tuple(self.augment["scale"]), self.augment["teacher_view"]
+        return whole.Crops(scale, self.data.image_size, view, self.augment["teacher_size"])
+
+    def check_teacher_crops(self) -> None:
+        """Raises UserError if averaging over crops does not fit the other options."""
+        view, batch_norm = self.augment["teacher_view"], self.teacher_batch_norm
+        if self.teacher_crops < 0 or (
+            self.teacher_crops and (view != "fixed" or batch_norm != "running")
+        ):
+            raise UserError(
+                f"augment.teacher_crops is {self.teacher_crops}, teacher_view {view!r} and "
+                f"teacher_batch_norm {batch_norm!r}: it is positive only with 'fixed' and 'running'"
+            )
 
     def reuses_teacher_logits(self) -> bool:
         """Whether the teachers' logits are computed once and not in every epoch.
 
         That is possible where they see the same pixels every time, and pays where they see
         them more than once. It depends on the phase alone, so that a resumed phase computes
-        the same.
+        the same. Means over crops are always computed once.
         """
+        if self.teachers and self.teacher_crops:
+            return True
         return (
             bool(self.teachers)
             and self.augment["teacher_view"] == "fixed"
@@ -171,11 +206,17 @@ class Supervised:
         """The teachers' variables, and their logits on the training split where they are reused."""
         if not self.reuses_teacher_logits():
             return tuple(TeacherInputs(variables) for variables in inputs.teacher_variables)
+
+        def logits(of: TeacherLogits) -> tuple[np.ndarray, ...]:
+            if not self.teacher_crops:
+                return of.each(self.data.train)
+            # The teacher's crops are such as the student sees.
+            make_views = self.make_views(teacher_view="consistent")
+            return of.averaged(self.data.train, make_views, self.teacher_crops, self.whole_crops())
+
         return tuple(
-            TeacherInputs(variables, self.devices.replicate(logits(self.data.train)))
-            for variables, logits in zip(
-                inputs.teacher_variables, inputs.teacher_logits, strict=True
-            )
+            TeacherInputs(variables, self.devices.replicate(logits(of)))
+            for variables, of in zip(inputs.teacher_variables, inputs.teacher_logits, strict=True)
         )
 
     def _batch(self, stream: Iterator[Any], count: int) -> Any:

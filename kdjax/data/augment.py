@@ -18,6 +18,17 @@ def padded_crop(rng: Array, image: Array, padding: int) -> Array:
     return pix.random_crop(rng, padded, image.shape)
 
 
+def random_crop(rng: Array, image: Array, size: int) -> Array:
+    """A random window [size, size, c] of an image at least that large."""
+    return pix.random_crop(rng, image, (size, size, image.shape[-1]))
+
+
+def resize(image: Array, size: int) -> Array:
+    """Resizes to [size, size, c], bilinear without anti-aliasing; the image itself at that size."""
+    shape = (size, size, image.shape[-1])
+    return image if image.shape == shape else jax.image.resize(image, shape, "linear", False)
+
+
 def inception_crop(
     rng: Array, image: Array, size: int, scale: tuple[float, float], attempts: int = 10
 ) -> Array:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Generic, NotRequired, TypedDict, TypeVar
+from typing import Generic, NotRequired, Protocol, TypedDict, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,11 +31,21 @@ class Batch(TypedDict, Generic[A]):
 
     Attributes:
       index: int32 [b], positions in the split.
-      images: uint8 [b, h, w, c]; only where images are not resident.
+      images: uint8 [b, h, w, c]; only where images are not resident, or the student's crops.
+      teacher: uint8 [b, t, t, c], what the teacher's view is made from; only with crops of
+        whole images (`kdjax.data.whole`), and where it is not `images`.
     """
 
     index: A
     images: NotRequired[A]
+    teacher: NotRequired[A]
+
+
+class CropsOfWhole(Protocol):
+    """The contract of what makes batches from whole images (`kdjax.data.whole.Crops`)."""
+
+    def read(self, split: Split, positions: np.ndarray, seed: int, step: int) -> Batch[np.ndarray]:
+        """The batch with the given positions [b] at a step."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -91,7 +101,14 @@ def gather(data: ResidentData[Array], batch: Batch[Array]) -> tuple[Array, Array
 
 
 def stream(
-    split: Split, *, batch_size: int, seed: int, start: int, stop: int, workers: int = 0
+    split: Split,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int,
+    stop: int,
+    workers: int = 0,
+    crops: CropsOfWhole | None = None,
 ) -> Iterator[Batch[np.ndarray]]:
     """The batches of steps `start` to `stop`; Grain prefetches images that are not resident.
 
@@ -103,13 +120,15 @@ def stream(
       stop: one past the last step.
       workers: processes that decode images; 0 decodes in threads of this process. Affects
         only the speed.
+      crops: takes the images from the whole ones of the split, if it has them.
     """
     n = len(split)
 
     def batch(step: int) -> Batch[np.ndarray]:
-        return read(split, positions(n, batch_size, seed, step))
+        index = positions(n, batch_size, seed, step)
+        return crops.read(split, index, seed, step) if crops else read(split, index)
 
-    if not isinstance(split.images, Lazy):
+    if not isinstance(split.images, Lazy) and not crops:
         return map(batch, range(start, stop))
 
     import grain
@@ -117,7 +136,9 @@ def stream(
     steps = grain.MapDataset.range(start, stop).map(batch)
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers)
-        return iter(steps.to_iter_dataset().mp_prefetch(options))
+        # A step is a whole batch: a worker must not read hundreds of them ahead.
+        one_by_one = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        return iter(steps.to_iter_dataset(one_by_one).mp_prefetch(options))
     threads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
     return iter(steps.to_iter_dataset(threads))
 

@@ -8,6 +8,7 @@ The teacher's view is one of four (Beyer et al. 2022, figure 2 and section 3.1):
 - `function_matching`: the student's augmentation and the student's mixup.
 """
 
+import functools
 from typing import NamedTuple, Protocol
 
 import jax
@@ -18,7 +19,7 @@ from kdjax.data import augment
 from kdjax.types import Array, UserError
 
 TEACHER_VIEWS = ("fixed", "independent", "consistent", "function_matching")
-CROPS = ("none", "padded", "inception")
+CROPS = ("none", "padded", "random", "inception")
 MIXUP_WEIGHTS = ("batch", "example")
 
 
@@ -27,7 +28,7 @@ class Views(NamedTuple):
 
     Attributes:
       student: float32 [b, size, size, c], pixels in [0, 1].
-      teacher: float32 [b, size, size, c], pixels in [0, 1].
+      teacher: float32 [b, t, t, c], pixels in [0, 1]; t is `size` unless the teacher has another.
       labels: float32 [b, k], mixed with the weights of the student's images.
     """
 
@@ -40,7 +41,12 @@ class ViewFn(Protocol):
     """What `make_views` returns: from a shard of a batch to its views."""
 
     def __call__(
-        self, rng: Array, images: Array, labels: Array, axis_name: str | None = None
+        self,
+        rng: Array,
+        images: Array,
+        labels: Array,
+        axis_name: str | None = None,
+        teacher_images: Array | None = None,
     ) -> Views: ...
 
 
@@ -49,9 +55,13 @@ def as_pixels(images: Array) -> Array:
     return images.astype(jnp.float32) / 255
 
 
-def evaluation_view(images: Array, size: int) -> Array:
-    """The central squares [b, size, size, c] of uint8 [b, h, w, c], pixels in [0, 1]."""
-    return augment.central_crop(as_pixels(images), size)
+def evaluation_view(images: Array, size: int, resolution: int = 0) -> Array:
+    """The central squares [b, size, size, c] of uint8 [b, h, w, c], pixels in [0, 1].
+
+    If `resolution` is not 0, they are resized to [b, resolution, resolution, c].
+    """
+    squares = augment.central_crop(as_pixels(images), size)
+    return jax.vmap(lambda image: augment.resize(image, resolution or size))(squares)
 
 
 def make_views(
@@ -59,6 +69,7 @@ def make_views(
     num_classes: int,
     image_size: int,
     teacher_view: str = "consistent",
+    teacher_size: int = 0,
     crop: str = "padded",
     padding: int = 4,
     scale: tuple[float, float] = (0.05, 1.0),
@@ -67,6 +78,7 @@ def make_views(
     fill: tuple[float, ...] = (),
     mixup: float = 0.0,
     mixup_weight: str = "batch",
+    cropped: bool = False,
 ) -> ViewFn:
     """Makes the function that computes the views of student and teacher.
 
@@ -74,8 +86,13 @@ def make_views(
       num_classes: k, the width of the one-hot labels.
       image_size: side of the views, in pixels.
       teacher_view: one of `TEACHER_VIEWS`.
-      crop: one of `CROPS`: `none` (the central square), `padded` (pad with zeros, then take a
-        random window) or `inception` (take a random part of the image and resize it).
+      teacher_size: side of the teacher's views, in pixels; 0 is `image_size`. With another one
+        the teacher sees what it would see with `image_size`, at its own resolution (Beyer et
+        al. 2022, section 3.3): a part of the image is resized to that side, a window of it
+        is resized after it was cut out.
+      crop: one of `CROPS`: `none` (the central square), `padded` (pad the central square with
+        zeros, then take a random window), `random` (take a random window of the whole image)
+        or `inception` (take a random part of the image and resize it).
       padding: for `padded`, in pixels.
       scale: for `inception`, range of the part's area as a fraction of the image's.
       flip: mirror horizontally with probability one half.
@@ -86,14 +103,17 @@ def make_views(
         weight itself.
       mixup_weight: one of `MIXUP_WEIGHTS`: one weight per `batch` (Zhang et al. 2018; Beyer et
         al. 2022) or per `example`.
+      cropped: whether the images are crops already, those of `kdjax.data.whole`.
 
     Returns:
-      `views(rng, images, labels, axis_name=None) -> Views` for this device's shard:
-      images uint8 [b, h, w, c], labels int [b] (-1, unknown, becomes a row of zeros).
+      `views(rng, images, labels, axis_name=None, teacher_images=None) -> Views` for this
+      device's shard: images uint8 [b, h, w, c], labels int [b] (-1, unknown, becomes a row of
+      zeros), and other images for the teacher if it has its own.
 
     Raises:
-      UserError: if a name is unknown, or mixup is used without `function_matching`, with which
-        alone the teacher sees mixed images.
+      UserError: if a name is unknown, if mixup is used without `function_matching`, with which
+        alone the teacher sees mixed images, or if `teacher_size` is negative or is used with
+        cutout, whose square would hide another part of the image.
     """
     for option, given, allowed in (
         ("teacher_view", teacher_view, TEACHER_VIEWS),
@@ -107,15 +127,25 @@ def make_views(
             f"mixup is {mixup} but teacher_view is {teacher_view!r}: the teacher sees mixed images "
             "only with teacher_view='function_matching'"
         )
+    if teacher_size < 0 or (teacher_size and cutout):
+        raise UserError(
+            f"teacher_size is {teacher_size} and cutout {cutout}: the size is a side in pixels, "
+            "and 0 with cutout"
+        )
 
-    def one_view(rng: Array, image: Array) -> Array:
+    def one_view(rng: Array, image: Array, size: int) -> Array:
         crop_key, flip_key, cutout_key = jax.random.split(rng, 3)
-        if crop == "inception":
-            image = augment.inception_crop(crop_key, image, image_size, scale)
+        if cropped:
+            pass
+        elif crop == "inception":
+            image = augment.inception_crop(crop_key, image, size, scale)
+        elif crop == "random":
+            image = augment.random_crop(crop_key, image, image_size)
         else:
             image = augment.central_crop(image, image_size)
             if crop == "padded":
                 image = augment.padded_crop(crop_key, image, padding)
+        image = augment.resize(image, size)
         if flip:
             image = augment.flip(flip_key, image)
         if cutout:
@@ -126,23 +156,32 @@ def make_views(
         weight = weight.reshape(-1, *[1] * (x.ndim - 1))
         return weight * x + (1 - weight) * parallel.roll(x, axis_name)
 
-    def views(rng: Array, images: Array, labels: Array, axis_name: str | None = None) -> Views:
+    def views(
+        rng: Array,
+        images: Array,
+        labels: Array,
+        axis_name: str | None = None,
+        teacher_images: Array | None = None,
+    ) -> Views:
+        seen_by_teacher = images if teacher_images is None else teacher_images
         b = images.shape[0]
         index = parallel.batch_indices(b, axis_name)
         view_key, teacher_key, mix_key = jax.random.split(rng, 3)
 
-        def augmented(key: Array) -> Array:
+        def augmented(key: Array, images: Array, size: int) -> Array:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-            return jax.vmap(one_view)(keys, as_pixels(images))
+            return jax.vmap(functools.partial(one_view, size=size))(keys, as_pixels(images))
 
-        student = augmented(view_key)
+        student = augmented(view_key, images, image_size)
         targets = jax.nn.one_hot(labels, num_classes)
         if teacher_view == "fixed":
-            teacher = evaluation_view(images, image_size)
+            teacher = evaluation_view(seen_by_teacher, image_size, teacher_size)
         elif teacher_view == "independent":
-            teacher = augmented(teacher_key)
-        else:
+            teacher = augmented(teacher_key, seen_by_teacher, teacher_size or image_size)
+        elif teacher_size in (0, image_size):
             teacher = student
+        else:
+            teacher = augmented(view_key, seen_by_teacher, teacher_size)
         if mixup:
             if mixup_weight == "batch":
                 weight = jax.random.beta(mix_key, mixup, mixup, (1,))
@@ -150,7 +189,9 @@ def make_views(
                 keys = jax.vmap(jax.random.fold_in, (None, 0))(mix_key, index)
                 weight = jax.vmap(lambda key: jax.random.beta(key, mixup, mixup))(keys)
             weight = jnp.maximum(weight, 1 - weight)
-            teacher = student = mix(student, weight, axis_name)
+            same = teacher is student
+            student = mix(student, weight, axis_name)
+            teacher = student if same else mix(teacher, weight, axis_name)
             targets = mix(targets, weight, axis_name)
         return Views(student, teacher, targets)
 

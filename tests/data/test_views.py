@@ -143,6 +143,55 @@ def test_views_are_float32_of_the_networks_size_in_zero_to_one(crop):
         assert view.max() <= 1 + 1e-6
 
 
+def test_random_crops_are_windows_of_the_whole_image_and_reach_its_border():
+    # Each pixel says where it is, so a crop's first pixel says where the crop is.
+    y, x = np.mgrid[:8, :9]
+    images = jnp.asarray(np.repeat((16 * y + x)[None, ..., None], 200, axis=0), jnp.uint8)
+    make = jax.jit(_make(crop="random", flip=False))
+    seen = np.asarray(make(_key(), images, jnp.zeros(200, int)).student)
+    top, left = np.divmod((seen[:, 0, 0, 0] * 255).round().astype(int), 16)
+    for crop, i, j in zip(seen, top, left, strict=True):
+        np.testing.assert_allclose(crop, _pixels(images[0])[i : i + SIZE, j : j + SIZE], rtol=1e-6)
+    # Three windows by four, each expected 17 times with a standard deviation of 4.
+    counts = np.unique(np.stack([top, left]), axis=1, return_counts=True)[1]
+    assert len(counts) == 12
+    assert counts.min() >= 3
+
+
+# The crops at two resolutions are compared where bilinear sampling is exact, on a ramp.
+def _ramp(b, side):
+    y, x = np.mgrid[:side, :side]
+    ramp = np.stack([y, x, y + x], -1) * (255 // (2 * side))
+    return jnp.asarray(np.repeat(ramp[None], b, axis=0), jnp.uint8)
+
+
+@pytest.mark.parametrize("crop", views.CROPS)
+@pytest.mark.parametrize("mixed", [{"teacher_view": "consistent"}, MIXED])
+def test_a_teacher_of_another_size_sees_the_students_crop_at_its_own_resolution(crop, mixed):
+    # Without small parts, whose borders differ most from one resolution to another.
+    arguments = {"crop": crop, "scale": (0.3, 1.0), "padding": 0, **mixed}
+    images = _ramp(B, 12)
+    plain = _make(**arguments)(_key(), images, LABELS)
+    seen = _make(**arguments, teacher_size=3 * SIZE)(_key(), images, LABELS)
+    chex.assert_trees_all_equal(seen.student, plain.student)
+    chex.assert_shape(seen.teacher, (B, 3 * SIZE, 3 * SIZE, 3))
+    # The middle one of three teacher's pixels is where the student's pixel is. Clamping at the
+    # image's border affects only the outermost ones.
+    shared = np.asarray(seen.teacher)[:, 4:-4:3, 4:-4:3]
+    np.testing.assert_allclose(shared, np.asarray(seen.student)[:, 1:-1, 1:-1], atol=1e-5)
+    moved = np.asarray(_make(**arguments)(_key(1), images, LABELS).student)[:, 1:-1, 1:-1]
+    assert crop == "none" or np.abs(moved - shared).max() > 0.05
+
+
+def test_the_view_of_a_fixed_teacher_of_another_size_is_the_resized_evaluation_view(images):
+    make = _make(**(AUGMENTED | {"cutout": 0}), teacher_view="fixed", teacher_size=9)
+    seen = make(_key(), images, LABELS)
+    expected = views.evaluation_view(images, SIZE, 9)
+    chex.assert_shape(expected, (B, 9, 9, 3))
+    chex.assert_trees_all_equal(seen.teacher, expected)
+    chex.assert_trees_all_equal(views.evaluation_view(images, 4, 4), images[:, 1:5, 1:5] / 255)
+
+
 def test_examples_of_one_batch_are_augmented_differently():
     one = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 1))
     images = jnp.asarray(np.repeat(one, B, axis=0), jnp.uint8)
@@ -179,7 +228,9 @@ def test_weights_per_example_do_not_depend_on_the_number_of_devices(images):
     ("arguments", "message"),
     [
         ({"teacher_view": "fix"}, "unknown teacher_view 'fix': choose from fixed, independent"),
-        ({"crop": "random"}, "unknown crop 'random': choose from none, padded, inception"),
+        ({"crop": "middle"}, "unknown crop 'middle': choose from none, padded, random, inception"),
+        ({"teacher_size": -1}, "teacher_size is -1 and cutout 0: the size is a side in pixels"),
+        ({"teacher_size": 9, "cutout": 2}, "teacher_size is 9 and cutout 2: .* 0 with cutout"),
         ({"mixup_weight": "image"}, "unknown mixup_weight 'image': choose from batch, example"),
         *(
             ({"mixup": 0.5, "teacher_view": name}, f"mixup is 0.5 but teacher_view is {name!r}")

@@ -15,6 +15,7 @@ from kdjax.data.sources import digits, external, folder, npz, tfds
 from kdjax.data.sources.base import (
     Dataset,
     Lazy,
+    OnDemand,
     Reader,
     SourceOptions,
     Split,
@@ -28,6 +29,7 @@ __all__ = [
     "KINDS",
     "Dataset",
     "Lazy",
+    "OnDemand",
     "Reader",
     "SourceOptions",
     "Split",
@@ -63,6 +65,7 @@ def load(
     validation: float = 0.0,
     train_examples: int = 0,
     memory: float = 4.0,
+    whole: bool = False,
 ) -> Dataset:
     """Reads a data set.
 
@@ -84,6 +87,9 @@ def load(
         does not depend on the run's seed, so that runs can be compared.
       train_examples: size of a fixed random subset of the training data to use; 0 uses all.
       memory: GB up to which a split is held in memory; a larger one is decoded on demand.
+      whole: whether splits keep the way to the images at their full resolution beside the
+        resized ones, for crops of the whole image (`kdjax.data.whole`). Only `tfds`, `folder`
+        and readers of one's own can give them.
 
     Raises:
       UserError: if the data cannot be found or read, or an argument is out of range.
@@ -92,8 +98,12 @@ def load(
         raise UserError(f"resize is {resize}: it must be a side in pixels, or 0 for none")
     if not 0 <= validation < 1:
         raise UserError(f"validation is {validation}: it must be a fraction in [0, 1)")
-    options = SourceOptions(dir, train_split, test_split, resize, memory)
+    if whole and not resize:
+        raise UserError("whole is set, but resize is 0: it must be the side for evaluation")
+    options = SourceOptions(dir, train_split, test_split, resize, memory, whole)
     train, test, num_classes = _read(name, options)
+    if whole and train.whole is None:
+        raise UserError(f"data set {name!r} has no images at full resolution: unset whole")
     for split, what in ((train, "training"), (test, "test")):
         if not len(split):
             raise UserError(f"data set {name!r} has no {what} images")

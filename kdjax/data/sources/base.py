@@ -1,7 +1,8 @@
 """What sources are made of: splits, the contract of a reader, and helpers for writing one."""
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from PIL import Image
@@ -12,8 +13,29 @@ from kdjax.types import UserError
 ReadImages = Callable[[Sequence[int]], list[np.ndarray]]
 
 
-class Lazy:
-    """Images decoded on demand.
+class OnDemand:
+    """Images decoded when they are needed, of any sizes."""
+
+    def __init__(self, n: int, read: ReadImages):
+        """Takes the number of images and a function from positions to images [h, w, c]."""
+        self._positions, self._read = np.arange(n), read
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def read(self, positions: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """uint8 [h, w, c] of each of the given positions."""
+        return self._read([int(i) for i in self._positions[np.asarray(positions, int)]])
+
+    def subset(self, positions: np.ndarray) -> Self:
+        """The images at the given positions, still not decoded."""
+        part = copy.copy(self)
+        part._positions = self._positions[positions]
+        return part
+
+
+class Lazy(OnDemand):
+    """Images of one size, decoded on demand.
 
     Attributes:
       shape: (n, h, w, c).
@@ -21,18 +43,17 @@ class Lazy:
 
     def __init__(self, n: int, read: ReadImages):
         """Takes the number of images and a function from positions to images [h, w, c]."""
-        self._positions, self._read = np.arange(n), read
+        super().__init__(n, read)
         self.shape: tuple[int, ...] = (n, *read([0])[0].shape)
 
     def __getitem__(self, positions: np.ndarray) -> np.ndarray:
         """uint8 [b, h, w, c] at the given positions [b]."""
-        return np.stack(self._read([int(i) for i in self._positions[positions]]))
+        return np.stack(self.read(positions))
 
-    def subset(self, positions: np.ndarray) -> "Lazy":
+    def subset(self, positions: np.ndarray) -> Self:
         """The images at the given positions, still not decoded."""
-        part = object.__new__(Lazy)
-        part._positions, part._read = self._positions[positions], self._read
-        part.shape = (len(positions), *self.shape[1:])
+        part = super().subset(positions)
+        part.shape = (len(part), *self.shape[1:])
         return part
 
 
@@ -42,10 +63,12 @@ class Split(NamedTuple):
     Attributes:
       images: uint8 [n, h, w, c], an array or `Lazy`.
       labels: int32 [n], -1 where unknown.
+      whole: the same images before they were resized, of any sizes; None unless asked for.
     """
 
     images: np.ndarray | Lazy
     labels: np.ndarray
+    whole: OnDemand | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,7 +77,8 @@ class Split(NamedTuple):
         """The examples at the given positions."""
         images = self.images
         part = images.subset(positions) if isinstance(images, Lazy) else images[positions]
-        return Split(part, self.labels[positions])
+        whole = self.whole.subset(positions) if self.whole else None
+        return Split(part, self.labels[positions], whole)
 
 
 class Dataset(NamedTuple):
@@ -87,6 +111,7 @@ class SourceOptions(NamedTuple):
       test_split: name of the test split.
       resize: side in pixels to which images are resized, or 0 to keep their size.
       memory: GB up to which the images of a split are held in memory.
+      whole: whether splits keep the way to the images at their full resolution.
     """
 
     dir: str = ""
@@ -94,6 +119,7 @@ class SourceOptions(NamedTuple):
     test_split: str = "test"
     resize: int = 0
     memory: float = 4.0
+    whole: bool = False
 
 
 class Reader(Protocol):
@@ -108,7 +134,8 @@ class Reader(Protocol):
     Returns:
       The training split, the test split and the number of classes k. Images are uint8
       [n, h, w, c] or `Lazy`, of the same size in both splits; labels are integers [n] in
-      [-1, k), -1 where unknown.
+      [-1, k), -1 where unknown. If `options.whole`, splits also have the images as they were
+      before they were resized, if the reader can give them.
 
     Raises:
       UserError: if the data cannot be found or read.

@@ -58,7 +58,7 @@ def _checked(result: Any, options: SourceOptions) -> tuple[Split, Split, int]:
 def _checked_split(name: str, split: Any, num_classes: int, options: SourceOptions) -> Split:
     if not isinstance(split, Split):
         raise UserError(f"the {name} split is {_describe(split)}; it must be a Split")
-    images, labels = split
+    images, labels, whole = split
     decoded = images[np.arange(min(1, images.shape[0]))] if isinstance(images, Lazy) else images
     if not isinstance(decoded, np.ndarray) or decoded.dtype != np.uint8 or decoded.ndim != 4:
         raise UserError(
@@ -84,7 +84,9 @@ def _checked_split(name: str, split: Any, num_classes: int, options: SourceOptio
             f"the labels of the {name} split are in [{labels.min()}, {labels.max()}]; they must be "
             f"in [-1, {num_classes})"
         )
-    return Split(images, labels.astype(np.int32))
+    if whole is not None and len(whole) != n:
+        raise UserError(f"the {name} split has {n} images, but {len(whole)} whole ones")
+    return Split(images, labels.astype(np.int32), whole)
 
 
 def _describe(value: Any) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kdjax.data.sources.base import SourceOptions, Split, in_memory_or_lazy, resized
+from kdjax.data.sources.base import OnDemand, SourceOptions, Split, in_memory_or_lazy, resized
 from kdjax.types import UserError, first_line
 
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
@@ -38,13 +38,16 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
     mode, first_size = _mode_and_size(files[train_folder][0][0])
     expected = (options.resize, options.resize) if options.resize else first_size
 
-    def read_image(path: Path) -> np.ndarray:
+    def read_whole(path: Path) -> np.ndarray:
         try:
             with Image.open(path) as picture:
                 pixels = np.asarray(picture.convert(mode), np.uint8)
         except OSError as error:
             raise UserError(f"cannot read {str(path)!r}: {first_line(error)}") from None
-        image = resized(pixels.reshape(*pixels.shape[:2], -1), options.resize)
+        return pixels.reshape(*pixels.shape[:2], -1)
+
+    def read_image(path: Path) -> np.ndarray:
+        image = resized(read_whole(path), options.resize)
         if image.shape[:2] != expected:
             raise UserError(
                 f"{str(path)!r} is {image.shape[0]}x{image.shape[1]}, the first image is "
@@ -59,7 +62,9 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
         def read_images(positions: Sequence[int]) -> list[np.ndarray]:
             return [read_image(paths[i]) for i in positions]
 
-        return Split(in_memory_or_lazy(len(paths), read_images, options), labels)
+        whole = OnDemand(len(paths), lambda positions: [read_whole(paths[i]) for i in positions])
+        images = in_memory_or_lazy(len(paths), read_images, options)
+        return Split(images, labels, whole if options.whole else None)
 
     return split(train_folder), split(test_folder), len(classes)
 

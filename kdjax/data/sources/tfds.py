@@ -7,7 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from kdjax.data.sources.base import Lazy, SourceOptions, Split, fits_in_memory, resized
+from kdjax.data.sources.base import (
+    Lazy,
+    OnDemand,
+    SourceOptions,
+    Split,
+    fits_in_memory,
+    resized,
+)
 from kdjax.types import UserError, first_line
 
 
@@ -54,11 +61,15 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
                 f"choose from {allowed}"
             ) from None
 
-        def read_images(positions: Sequence[int]) -> list[np.ndarray]:
+        def read_whole(positions: Sequence[int]) -> list[np.ndarray]:
             rows = source.__getitems__(positions)
-            return [resized(np.asarray(row[image_key], np.uint8), options.resize) for row in rows]
+            return [np.asarray(row[image_key], np.uint8) for row in rows]
+
+        def read_images(positions: Sequence[int]) -> list[np.ndarray]:
+            return [resized(image, options.resize) for image in read_whole(positions)]
 
         n = len(source)
+        whole = OnDemand(n, read_whole) if options.whole else None
         labels = np.empty(n, np.int32)
         parts = np.array_split(np.arange(n), max(1, n // 1024))
         shape = read_images([0])[0].shape
@@ -68,7 +79,7 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
             )
             for part in parts:
                 labels[part] = [row[label_key] for row in undecoded.__getitems__(part.tolist())]
-            return Split(Lazy(n, read_images), labels)
+            return Split(Lazy(n, read_images), labels, whole)
         images = np.empty((n, *shape), np.uint8)
         for part in parts:
             rows = source.__getitems__(part.tolist())
@@ -79,7 +90,7 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
                         f"'tfds:{name}' has images of several sizes: set resize to a side in pixels"
                     )
                 images[i], labels[i] = image, row[label_key]
-        return Split(images, labels)
+        return Split(images, labels, whole)
 
     train, test = split(options.train_split), split(options.test_split)
     return train, test, features[label_key].num_classes

@@ -1,0 +1,85 @@
+"""Teachers' predictions on whole splits: at another resolution, and averaged over crops."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import networks
+from experiments.data import PhaseSplit
+from experiments.evaluation import CropAverage, TeacherLogits
+from experiments.networks import TrainedNetwork
+from kdjax import parallel
+from kdjax.data import views
+from kdjax.data.sources import Split
+
+N, SIDE, SIZE, K = 7, 8, 6, 3
+IMAGES = np.random.default_rng(0).integers(0, 256, (N, SIDE, SIDE, 1)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    network = networks.create(
+        "resnet8", num_classes=K, in_channels=1, mean=(0.5,), std=(0.3,),
+        options={"widths": (4, 4, 4, 4)},
+    )  # fmt: skip
+    variables = jax.jit(network.init)(jax.random.key(0), np.zeros((1, SIZE, SIZE, 1), np.float32))
+    return TrainedNetwork(network, variables, "resnet8")
+
+
+def _split(count=N):
+    return PhaseSplit(Split(IMAGES[:count], np.arange(count, dtype=np.int32) % K))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _probabilities(network, variables, images):
+    return jax.nn.softmax(network.evaluate(variables, images).logits)
+
+
+def _make_views(**changes):
+    arguments = {"crop": "random", "flip": False, "teacher_view": "consistent"} | changes
+    return views.make_views(num_classes=K, image_size=SIZE, **arguments)
+
+
+def test_a_teacher_of_another_resolution_is_evaluated_on_the_resized_square(teacher):
+    devices, split = parallel.Devices(jax.local_devices()[:2]), _split()
+    placed = {"t": teacher._replace(variables=devices.replicate(teacher.variables))}
+    for resolution in (0, 9):
+        (logits,) = TeacherLogits(placed, SIZE, devices, resolution).each(split)
+        seen = views.evaluation_view(IMAGES, SIZE, resolution)
+        assert seen.shape[1] == (resolution or SIZE)
+        expected = _probabilities(teacher.network, teacher.variables, seen)
+        np.testing.assert_allclose(jax.nn.softmax(logits), expected, rtol=1e-4)
+    # Both resolutions are known, each under its own key.
+    assert set(split.teacher_logits) == {("t", 0), ("t", 9)}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_averaged_teacher_predicts_the_mean_over_all_windows(teacher, count):
+    devices = parallel.Devices(jax.local_devices()[:count])
+    variables = devices.replicate(teacher.variables)
+    average = CropAverage(teacher.network, _make_views(), 200, devices)
+    logits = average.logits(variables, _split())
+    assert logits.shape == (N, K)
+    # The mean of all nine windows, of which each of 200 draws takes one.
+    windows = np.stack([IMAGES[:, y : y + SIZE, x : x + SIZE] for y in range(3) for x in range(3)])
+    every = _probabilities(
+        teacher.network, teacher.variables, windows.reshape(-1, SIZE, SIZE, 1) / 255
+    )
+    every = np.asarray(every).reshape(9, N, K)
+    error = every.std(0).max() / np.sqrt(200)
+    np.testing.assert_allclose(np.exp(logits), every.mean(0), atol=5 * error)
+    np.testing.assert_allclose(np.exp(logits).sum(-1), np.ones(N), rtol=1e-5)
+    # Neither one window nor the mean of logits.
+    assert np.abs(np.exp(logits) - every).max(axis=(1, 2)).min() > 1e-3
+
+
+def test_an_images_crops_depend_on_its_position_alone(teacher):
+    one, two = (parallel.Devices(jax.local_devices()[:n]) for n in (1, 2))
+    average = functools.partial(CropAverage, teacher.network, _make_views(), 3)
+    expected = average(one).logits(one.replicate(teacher.variables), _split())
+    actual = average(two).logits(two.replicate(teacher.variables), _split())
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
+    fewer = average(one).logits(one.replicate(teacher.variables), _split(4))
+    np.testing.assert_allclose(fewer, expected[:4], rtol=1e-4)
