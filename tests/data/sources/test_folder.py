@@ -49,6 +49,27 @@ def test_images_are_ordered_by_class_and_name(folder):
     assert isinstance(data.train.images, np.ndarray)
 
 
+def test_images_stay_whole_beside_the_resized_ones_also_in_subsets(folder):
+    _write(folder / "train" / "dog" / "1.png", _picture(5, h=9, w=7))
+    data = sources.load(f"folder:{folder}", resize=6, whole=True, validation=0.5)
+    originals = [
+        _picture(0),
+        _picture(1),
+        _picture(2),
+        _picture(10),
+        _picture(5, 9, 7),
+        _picture(12),
+    ]
+    known = {image.tobytes() for image in originals}
+    for split in (data.train, data.validation):
+        assert len(split.whole) == 3
+        for image, whole in zip(split.images, split.whole.read(range(3)), strict=True):
+            assert whole.tobytes() in known
+            known.remove(whole.tobytes())
+            np.testing.assert_array_equal(image, sources.resized(whole, 6))
+    assert not known
+
+
 def test_a_folder_with_grey_images_has_one_channel(tmp_path):
     for part in ("train", "test"):
         _write(tmp_path / part / "a" / "0.png", _picture(0, c=1))

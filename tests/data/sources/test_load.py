@@ -47,6 +47,8 @@ def test_a_small_fraction_holds_out_at_least_one_image():
         ({"train_examples": 5000}, "train_examples is 5000: there are 1201 training images"),
         ({"train_examples": -1}, "train_examples is -1"),
         ({"resize": -1}, "resize is -1: it must be a side in pixels"),
+        ({"whole": True}, "whole is set, but resize is 0"),
+        ({"whole": True, "resize": 9}, "'digits' has no images at full resolution: unset whole"),
     ],
 )
 def test_a_number_out_of_range_is_named(assert_error, arguments, message):

@@ -120,6 +120,21 @@ def test_tfds_images_of_several_sizes_need_resize(assert_error, tmp_path):
     assert data.train.images.shape == (6, 4, 4, 3)
 
 
+@pytest.mark.parametrize("memory", [0, 4])
+def test_tfds_images_stay_whole_beside_the_resized_ones(tmp_path, memory):
+    root = _write_tfds(tmp_path / "data", sizes=(4, 6))
+    load = {"dir": str(root), "resize": 4, "memory": memory}
+    data = sources.load("tfds:tiny", whole=True, **load)
+    for name, n in TINY.items():
+        expected = [_tiny_image(name, i, (4, 6)[i % 2]) for i in range(n)]
+        for actual, original in zip(
+            data.splits()[name].whole.read(range(n)), expected, strict=True
+        ):
+            np.testing.assert_array_equal(actual, original)
+        assert _every(data.splits()[name]).shape == (n, 4, 4, 3)
+    assert sources.load("tfds:tiny", **load).train.whole is None
+
+
 def test_an_unknown_tfds_split_is_named_with_the_allowed_ones(assert_error, tmp_path):
     root = _write_tfds(tmp_path / "data")
     assert_error(
