@@ -186,13 +186,11 @@ class TeacherLogits:
     ):
         """Takes the teachers by their names in this run, with variables on the devices.
 
-        Their views are those of `kdjax.train.make_eval_step`.
+        Their views are those of `kdjax.train.make_eval_step`; with another resolution, if there
+        are whole images, made from these.
         """
-        self._teachers, self._devices, self._resolution = teachers, devices, resolution
-        self._evaluators = {
-            name: Evaluator(teacher.network, image_size, devices, resolution)
-            for name, teacher in teachers.items()
-        }
+        self._teachers, self._devices = teachers, devices
+        self._image_size, self._resolution = image_size, resolution
 
     def each(self, split: PhaseSplit) -> tuple[np.ndarray, ...]:
         """float32 [n, k] of every teacher, in order."""
@@ -200,8 +198,18 @@ class TeacherLogits:
         for name, teacher in self._teachers.items():
             key = name, self._resolution
             if key not in known:
-                known[key] = self._evaluators[name].logits(teacher.variables, split)
+                evaluator, images = self._evaluator(teacher.network, split)
+                known[key] = evaluator.logits(teacher.variables, images)
         return tuple(known[name, self._resolution] for name in self._teachers)
+
+    def _evaluator(self, network: Network, split: PhaseSplit) -> tuple[Evaluator, PhaseSplit]:
+        """The evaluator of a teacher, and the split as it sees it."""
+        size, resolution = self._image_size, self._resolution
+        if resolution in (0, size) or split.split.whole is None:
+            return Evaluator(network, size, self._devices, resolution), split
+        side = whole.squares_side(split.split, size, resolution)
+        seen = PhaseSplit(whole.squares(split.split, side))
+        return Evaluator(network, resolution, self._devices), seen
 
     def averaged(
         self,

@@ -175,7 +175,11 @@ def make_views(
         student = augmented(view_key, images, image_size)
         targets = jax.nn.one_hot(labels, num_classes)
         if teacher_view == "fixed":
-            teacher = evaluation_view(seen_by_teacher, image_size, teacher_size)
+            if cropped and teacher_size:
+                # These were resized to the teacher's resolution.
+                teacher = evaluation_view(seen_by_teacher, teacher_size)
+            else:
+                teacher = evaluation_view(seen_by_teacher, image_size, teacher_size)
         elif teacher_view == "independent":
             teacher = augmented(teacher_key, seen_by_teacher, teacher_size or image_size)
         elif teacher_size in (0, image_size):

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from kdjax.data.batches import Batch
-from kdjax.data.sources import Split
+from kdjax.data.sources import Lazy, Split, resized
 
 _ATTEMPTS = 10
 # Images that are in memory at the same time while a batch is made.
@@ -66,6 +66,24 @@ def crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
     return np.asarray(picture.transform((size, size), extent, box, bilinear)).reshape(size, size, c)
 
 
+def squares_side(split: Split, image_size: int, resolution: int) -> int:
+    """Side of the resized images for networks of another resolution, in pixels.
+
+    Their central squares of `resolution` pixels show what those of `image_size` pixels show of
+    the split's resized images, as in Beyer et al.'s evaluations at 128 of 160, 224 of 256 and
+    384 of 438 (big_vision, configs/proj/flexivit/i1k_deit3_distill.py).
+    """
+    return round(split.images.shape[1] * resolution / image_size)
+
+
+def squares(split: Split, side: int) -> Split:
+    """The split whose images are resized from the whole ones to another side, on demand."""
+    whole = split.whole
+    assert whole is not None
+    n, read = len(split), lambda positions: [resized(x, side) for x in whole.read(positions)]
+    return Split(Lazy(n, read), split.labels)
+
+
 class Crops(NamedTuple):
     """Which crops of whole images a batch consists of.
 
@@ -93,7 +111,7 @@ class Crops(NamedTuple):
         Returns:
           The batch. `images` are the student's crops. `teacher` is there if the teacher does not
           see the same: crops of other parts (`independent`), the same parts at its own
-          resolution, or the resized images (`fixed`).
+          resolution, or the resized images (`fixed`, `squares`).
         """
         assert split.whole is not None
         fixed, independent = (self.teacher_view == name for name in ("fixed", "independent"))
@@ -107,12 +125,13 @@ class Crops(NamedTuple):
                 crops.append(crop(image, box, self.size))
                 if independent:
                     box = self._box(image, seed, step, i, 1)
-                if independent or (teacher_size != self.size and not fixed):
+                if fixed:
+                    side = squares_side(split, self.size, teacher_size)
+                    teacher.append(resized(image, side))
+                elif independent or teacher_size != self.size:
                     teacher.append(crop(image, box, teacher_size))
         batch: Batch[np.ndarray] = {"index": positions, "images": np.stack(crops)}
-        if fixed:
-            batch["teacher"] = split.images[positions]
-        elif teacher:
+        if teacher:
             batch["teacher"] = np.stack(teacher)
         return batch
 

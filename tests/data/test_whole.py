@@ -129,17 +129,17 @@ def test_a_crop_depends_on_seed_step_and_place_alone(split):
     chex.assert_trees_all_equal(batch, again)
     for i, position in enumerate((3, 0, 5)):
         box = whole.inception_box(
-            whole.draw(1, 0, i, 0), *_original(split, position).shape[:2], (0.05, 1.0)
+            whole.draw(1, 0, i, 0), *_original(position).shape[:2], (0.05, 1.0)
         )
         np.testing.assert_array_equal(
-            batch["images"][i], whole.crop(_original(split, position), box, SIZE)
+            batch["images"][i], whole.crop(_original(position), box, SIZE)
         )
     assert not np.array_equal(_read(split, crops, step=1)["images"], batch["images"])
     twice = _read(split, crops, positions=(3, 3, 3))["images"]
     assert len({image.tobytes() for image in twice}) == 3
 
 
-def _original(split, position):
+def _original(position):
     # The folder's order: class a has the even pictures, class b the odd ones.
     order = [*range(0, 9, 2), *range(1, 9, 2)]
     return PICTURES[order[position]]
@@ -159,8 +159,18 @@ def test_the_teacher_sees_the_same_part_another_part_or_the_whole(split):
         np.abs(a.astype(int) - b).max() > 8
         for a, b in zip(independent["teacher"], plain["images"], strict=True)
     )
-    fixed = _read(split, whole.Crops((0.05, 1.0), SIZE, "fixed", 3 * SIZE))
+    fixed = _read(split, whole.Crops((0.05, 1.0), SIZE, "fixed"))
     np.testing.assert_array_equal(fixed["teacher"], split.images[[3, 0, 5]])
+    finer = _read(split, whole.Crops((0.05, 1.0), SIZE, "fixed", 3 * SIZE))
+    for image, position in zip(finer["teacher"], (3, 0, 5), strict=True):
+        np.testing.assert_array_equal(image, sources.resized(_original(position), 60))
+
+
+def test_squares_of_another_resolution_show_the_same_part_of_the_image(split):
+    assert whole.squares_side(split, SIZE, 3 * SIZE) == 60
+    finer = whole.squares(split, 60)
+    np.testing.assert_array_equal(finer.labels, split.labels)
+    np.testing.assert_array_equal(finer.images[np.array([4])][0], sources.resized(_original(4), 60))
 
 
 @pytest.mark.parametrize("teacher_view", views.TEACHER_VIEWS)
@@ -179,7 +189,8 @@ def test_views_of_crops_are_the_crops_mirrored_alike(split, teacher_view, teache
     sides = []
     for view, images in ((seen.student, given[0]), (seen.teacher, given[1])):
         if view is seen.teacher and teacher_view == "fixed":
-            np.testing.assert_array_equal(view, views.evaluation_view(images, SIZE, teacher_size))
+            plain = views.evaluation_view(images, teacher_size or SIZE)
+            np.testing.assert_array_equal(view, plain)
             continue
         pixels = np.asarray(images, np.float32) / 255
         same = np.isclose(view, pixels).all((1, 2, 3))

@@ -12,7 +12,7 @@ from experiments.evaluation import CropAverage, TeacherLogits
 from experiments.networks import TrainedNetwork
 from kdjax import parallel
 from kdjax.data import views
-from kdjax.data.sources import Split
+from kdjax.data.sources import OnDemand, Split, resized
 
 N, SIDE, SIZE, K = 7, 8, 6, 3
 IMAGES = np.random.default_rng(0).integers(0, 256, (N, SIDE, SIDE, 1)).astype(np.uint8)
@@ -53,6 +53,24 @@ def test_a_teacher_of_another_resolution_is_evaluated_on_the_resized_square(teac
         np.testing.assert_allclose(jax.nn.softmax(logits), expected, rtol=1e-4)
     # Both resolutions are known, each under its own key.
     assert set(split.teacher_logits) == {("t", 0), ("t", 9)}
+
+
+def test_a_teacher_of_another_resolution_sees_the_whole_image_resized_to_it(teacher):
+    devices = parallel.Devices(jax.local_devices()[:1])
+    placed = {"t": teacher._replace(variables=devices.replicate(teacher.variables))}
+    large = np.random.default_rng(1).integers(0, 256, (N, 40, 32, 1)).astype(np.uint8)
+    originals = OnDemand(N, lambda positions: [large[i] for i in positions])
+    split = PhaseSplit(Split(IMAGES, np.zeros(N, np.int32), originals))
+    (logits,) = TeacherLogits(placed, SIZE, devices, 9).each(split)
+    # Nine of twelve pixels are six of eight.
+    seen = views.evaluation_view(np.stack([resized(image, 12) for image in large]), 9)
+    expected = _probabilities(teacher.network, teacher.variables, seen)
+    np.testing.assert_allclose(jax.nn.softmax(logits), expected, rtol=1e-4)
+    # At its own it sees the split's images.
+    (logits,) = TeacherLogits(placed, SIZE, devices, SIZE).each(split)
+    seen = views.evaluation_view(IMAGES, SIZE)
+    expected = _probabilities(teacher.network, teacher.variables, seen)
+    np.testing.assert_allclose(jax.nn.softmax(logits), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("count", [1, 2])
