@@ -75,6 +75,8 @@ def load_data(reference: str) -> "tuple[PhaseData, str, str]":
             raise UserError(f"the run of {reference} has no data: set --data")
     else:
         raise UserError(f"{reference} is not a phase of a run: set --data")
+    # Evaluation looks at resized images only.
+    options["whole"] = False
     if _RESIZE.value is not None:
         options |= {"resize": _RESIZE.value, "image_size": 0}
     split = _SPLIT.value

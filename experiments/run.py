@@ -53,6 +53,7 @@ def _shrink(config: ConfigDict) -> None:
             batch_size=16, grad_accum_steps=1, steps=2, mean=(), std=(), checkpoint="",
             shots=min(phase.shots, 5),
         )  # fmt: skip
+        phase.augment.teacher_crops = min(phase.augment.teacher_crops, 2)
         curves = phase.transition_curves
         curves.update(images=min(curves.images, 5), steps=min(curves.steps, 3))
         for key in ("init_from", "init_methods_from", "continue_from"):

@@ -116,12 +116,70 @@ def test_published_schedules():
     assert (student.epochs, student.batch_size) == (100_000, 512)
     assert student.optimizer.learning_rate * student.optimizer.weight_decay == pytest.approx(1e-4)
     assert list(student.objective) == ["kd"]
+    assert (flowers.data.whole, flowers.data.resize, flowers.data.image_size) == (True, 160, 128)
+    imagenet = function_matching.get_config("imagenet,schedule=long").phases.function_matching
+    assert (imagenet.epochs, imagenet.batch_size, imagenet.schedule.warmup) == (9_600, 4096, 5000)
+    # Table 4 of Beyer et al. 2022: epochs, T, learning rate and weight decay.
+    for variant, table in {
+        "food": {"fast": (100, 10, 0.01, 1e-3), "medium": (1000, 10, 0.001, 3e-4),
+                 "long": (3000, 5, 0.01, 1e-4)},
+        "sun": {"fast": (100, 10, 0.01, 1e-3), "long": (3000, 10, 0.01, 3e-5)},
+    }.items():  # fmt: skip
+        for schedule, (epochs, temperature, rate, decay) in table.items():
+            config = function_matching.get_config(f"{variant},schedule={schedule}")
+            phase = config.phases.function_matching
+            assert (phase.epochs, phase.objective.kd.temperature) == (epochs, temperature)
+            assert phase.optimizer.learning_rate == rate
+            assert phase.optimizer.weight_decay * rate == pytest.approx(decay)
     crd = distill.get_config("student=wrn_16_2,data=cifar100").phases.kd
     assert (crd.epochs, crd.batch_size, crd.optimizer.learning_rate) == (240, 64, 0.05)
     assert [round(b * 240) for b in crd.schedule.boundaries] == [150, 180, 210]
     assert crd.objective.to_dict() == {
         "cross_entropy": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", ["flowers", "pet", "food", "sun", "imagenet"])
+def test_only_students_by_kl_alone_have_the_long_schedule(variant):
+    def lengths(arguments):
+        config = function_matching.get_config(f"{variant},{arguments}")
+        return {name: phase.epochs for name, phase in config.phases.items()}
+
+    fast, long = (lengths(f"schedule={name},views=all,crops=5") for name in ("fast", "long"))
+    baselines = ("teacher", "scratch", "kd")
+    for name in baselines:
+        assert fast[name] == long[name] <= 2500
+    assert len({long[name] for name in long if name not in baselines}) == 1
+    assert long["function_matching"] >= 10 * fast["function_matching"]
+    everyone = lengths("schedule=long,patient=all")
+    assert set(everyone.values()) == {long["function_matching"]}
+
+
+def test_distances_and_averages_are_further_phases():
+    config = function_matching.get_config("digits,crops=7,distances=kl/hard/euclidean")
+    names = ["averaged", "function_matching", "hard", "euclidean"]
+    assert list(config.phases)[3:] == names
+    averaged = config.phases.averaged.augment
+    assert (averaged.teacher_view, averaged.teacher_crops, averaged.mixup) == ("fixed", 7, 0.0)
+    kl, *others = (config.phases[name] for name in names[1:])
+    for name, phase in zip(names[2:], others, strict=True):
+        assert phase.objective.kd.distance == name
+        assert phase.augment.to_dict() == kl.augment.to_dict()
+        assert phase.epochs == kl.epochs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("views=fix", "unknown views 'fix': choose from fixed, independent"),
+        ("distances=kl/agree", "unknown distances 'agree': choose from kl, hard, euclidean"),
+        ("patient=teacher", "unknown patient 'teacher': choose from student, all"),
+        ("sun,schedule=short", "unknown schedule 'short': choose from fast, medium, long"),
+    ],
+)
+def test_a_mistake_in_the_arguments_is_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        function_matching.get_config(arguments)
 
 
 def test_the_four_views_differ_in_nothing_else():

@@ -86,6 +86,15 @@ def test_a_config_of_today_is_not_upgraded():
     assert legacy.upgrade(config) is config
 
 
+def test_keys_that_groups_have_got_since_are_added():
+    config = run.resolve(old_config()).to_dict()
+    before = json.loads(json.dumps(config))
+    del before["data"]["whole"]
+    for layer in (before["train"], before["student"], *before["phases"].values()):
+        del layer["augment"]["teacher_size"], layer["augment"]["teacher_crops"]
+    assert legacy.upgrade(before) == json.loads(json.dumps(config))
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
