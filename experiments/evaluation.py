@@ -191,25 +191,27 @@ class TeacherLogits:
         """
         self._teachers, self._devices = teachers, devices
         self._image_size, self._resolution = image_size, resolution
+        self._evaluators: dict[tuple[str, int], Evaluator] = {}
 
     def each(self, split: PhaseSplit) -> tuple[np.ndarray, ...]:
         """float32 [n, k] of every teacher, in order."""
         known = split.teacher_logits
-        for name, teacher in self._teachers.items():
-            key = name, self._resolution
-            if key not in known:
-                evaluator, images = self._evaluator(teacher.network, split)
-                known[key] = evaluator.logits(teacher.variables, images)
-        return tuple(known[name, self._resolution] for name in self._teachers)
-
-    def _evaluator(self, network: Network, split: PhaseSplit) -> tuple[Evaluator, PhaseSplit]:
-        """The evaluator of a teacher, and the split as it sees it."""
         size, resolution = self._image_size, self._resolution
-        if resolution in (0, size) or split.split.whole is None:
-            return Evaluator(network, size, self._devices, resolution), split
-        side = whole.squares_side(split.split, size, resolution)
-        seen = PhaseSplit(whole.squares(split.split, side))
-        return Evaluator(network, resolution, self._devices), seen
+        seen = split
+        if resolution not in (0, size) and split.split.whole is not None:
+            side = whole.squares_side(split.split, size, resolution)
+            seen, size = PhaseSplit(whole.squares(split.split, side)), resolution
+        for name, teacher in self._teachers.items():
+            if (name, resolution) not in known:
+                # It is compiled once for all splits.
+                key = name, size
+                if key not in self._evaluators:
+                    self._evaluators[key] = Evaluator(
+                        teacher.network, size, self._devices, resolution
+                    )
+                logits = self._evaluators[key].logits(teacher.variables, seen)
+                known[name, resolution] = logits
+        return tuple(known[name, resolution] for name in self._teachers)
 
     def averaged(
         self,

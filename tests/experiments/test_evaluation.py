@@ -11,7 +11,7 @@ from experiments.data import PhaseSplit
 from experiments.evaluation import CropAverage, TeacherLogits
 from experiments.networks import TrainedNetwork
 from kdjax import parallel
-from kdjax.data import views
+from kdjax.data import views, whole
 from kdjax.data.sources import OnDemand, Split, resized
 
 N, SIDE, SIZE, K = 7, 8, 6, 3
@@ -73,9 +73,8 @@ def test_a_teacher_of_another_resolution_sees_the_whole_image_resized_to_it(teac
     np.testing.assert_allclose(jax.nn.softmax(logits), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_an_averaged_teacher_predicts_the_mean_over_all_windows(teacher, count):
-    devices = parallel.Devices(jax.local_devices()[:count])
+def test_an_averaged_teacher_predicts_the_mean_over_all_windows(teacher):
+    devices = parallel.Devices(jax.local_devices()[:2])
     variables = devices.replicate(teacher.variables)
     average = CropAverage(teacher.network, _make_views(), 200, devices)
     logits = average.logits(variables, _split())
@@ -101,3 +100,22 @@ def test_an_images_crops_depend_on_its_position_alone(teacher):
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
     fewer = average(one).logits(one.replicate(teacher.variables), _split(4))
     np.testing.assert_allclose(fewer, expected[:4], rtol=1e-4)
+
+
+@pytest.mark.parametrize("teacher_size", [0, 8])
+def test_an_average_over_crops_of_whole_images_is_the_mean_of_their_predictions(
+    teacher, teacher_size
+):
+    devices = parallel.Devices(jax.local_devices()[:2])
+    large = np.random.default_rng(1).integers(0, 256, (N, 40, 32, 1)).astype(np.uint8)
+    originals = OnDemand(N, lambda positions: [large[i] for i in positions])
+    split = PhaseSplit(Split(IMAGES, np.zeros(N, np.int32), originals))
+    crops = whole.Crops((0.05, 1.0), SIZE, "fixed", teacher_size)
+    make = _make_views(crop="inception", cropped=True, teacher_size=teacher_size)
+    placed = {"t": teacher._replace(variables=devices.replicate(teacher.variables))}
+    (logits,) = TeacherLogits(placed, SIZE, devices, teacher_size).averaged(split, make, 3, crops)
+    seen = [crops.numbered(list(large), np.arange(N), number) / 255 for number in range(3)]
+    assert seen[0].shape == (N, *(teacher_size or SIZE,) * 2, 1)
+    p = [_probabilities(teacher.network, teacher.variables, images) for images in seen]
+    np.testing.assert_allclose(np.exp(logits), np.mean(p, axis=0), rtol=1e-4)
+    assert np.ptp(p, axis=0).max() > 0.01
