@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from configs.tables import add_table, measured
+from configs.tables import add_figure, add_table, measured
 
 Pair = tuple[str, str]
 
@@ -160,7 +160,7 @@ def add_data_sets(config: ConfigDict, data: str, teacher: str, student: str) -> 
 
 
 def add_betas(config: ConfigDict) -> None:
-    """Adds Table 5; the phases are `beta_0`, `beta_100`, ..."""
+    """Adds Table 5, and a figure of it; the phases are `beta_0`, `beta_100`, ..."""
     add_table(
         config, "paper",
         caption=_caption(
@@ -171,6 +171,16 @@ def add_betas(config: ConfigDict) -> None:
             ["report", *_BETAS.values()],
             ["here", *(measured(f"beta_{beta}") for beta in _BETAS)],
         ],
+    )  # fmt: skip
+    add_figure(
+        config, "beta",
+        caption="Table 5 as a figure: accuracy over the weight of attention transfer",
+        x_label="weight of attention transfer (β)",
+        x_scale="symlog",
+        series={
+            "report, CIFAR-10": {beta: round(float(printed) / 100, 4) for beta, printed in _BETAS.items()},
+            "here": {beta: measured(f"beta_{beta}") for beta in _BETAS},
+        },
     )  # fmt: skip
 
 
