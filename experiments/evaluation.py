@@ -100,7 +100,7 @@ class CropAverage:
                 total = total + _unsharded(p)
             parts.append(total / self._count)
         mean = np.concatenate(parts)[: len(split)]
-        return np.log(np.maximum(mean, np.finfo(np.float32).tiny))
+        return np.log(np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float32)
 
     def _batches(self, split: Split, indices: np.ndarray) -> Iterator[batches.Batch[np.ndarray]]:
         """As many batches of the same examples as there are crops of each."""

@@ -70,8 +70,9 @@ def squares_side(split: Split, image_size: int, resolution: int) -> int:
     """Side of the resized images for networks of another resolution, in pixels.
 
     Their central squares of `resolution` pixels show what those of `image_size` pixels show of
-    the split's resized images, as in Beyer et al.'s evaluations at 128 of 160, 224 of 256 and
-    384 of 438 (big_vision, configs/proj/flexivit/i1k_deit3_distill.py).
+    the split's resized images. big_vision evaluates teachers of another resolution in this way
+    (configs/proj/flexivit/i1k_deit3_distill.py), there on 384 of 432 pixels, here of 439 where
+    students see 224 of 256.
     """
     return round(split.images.shape[1] * resolution / image_size)
 
@@ -116,6 +117,8 @@ class Crops(NamedTuple):
         assert split.whole is not None
         fixed, independent = (self.teacher_view == name for name in ("fixed", "independent"))
         teacher_size = self.teacher_size or self.size
+        in_memory = isinstance(split.images, np.ndarray)
+        as_they_are = fixed and teacher_size == self.size and in_memory
         crops: list[np.ndarray] = []
         teacher: list[np.ndarray] = []
         for first in range(0, len(positions), _DECODED):
@@ -125,13 +128,14 @@ class Crops(NamedTuple):
                 crops.append(crop(image, box, self.size))
                 if independent:
                     box = self._box(image, seed, step, i, 1)
-                if fixed:
-                    side = squares_side(split, self.size, teacher_size)
-                    teacher.append(resized(image, side))
+                if fixed and not as_they_are:
+                    teacher.append(resized(image, squares_side(split, self.size, teacher_size)))
                 elif independent or teacher_size != self.size:
                     teacher.append(crop(image, box, teacher_size))
         batch: Batch[np.ndarray] = {"index": positions, "images": np.stack(crops)}
-        if teacher:
+        if as_they_are:
+            batch["teacher"] = split.images[positions]
+        elif teacher:
             batch["teacher"] = np.stack(teacher)
         return batch
 

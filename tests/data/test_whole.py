@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from kdjax.data import batches, sources, views, whole
-from kdjax.data.sources import OnDemand, Split
+from kdjax.data.sources import Lazy, OnDemand, Split
 
 SIDES = ((90, 60), (60, 90), (75, 75), (64, 130), (200, 61))
 SIZE = 16
@@ -161,6 +161,12 @@ def test_the_teacher_sees_the_same_part_another_part_or_the_whole(split):
     )
     fixed = _read(split, whole.Crops((0.05, 1.0), SIZE, "fixed"))
     np.testing.assert_array_equal(fixed["teacher"], split.images[[3, 0, 5]])
+    # Where the resized images are not in memory, they are made from the whole ones.
+    lazy = Split(
+        Lazy(9, lambda positions: list(split.images[positions])), split.labels, split.whole
+    )
+    again = _read(lazy, whole.Crops((0.05, 1.0), SIZE, "fixed"))
+    np.testing.assert_array_equal(again["teacher"], fixed["teacher"])
     finer = _read(split, whole.Crops((0.05, 1.0), SIZE, "fixed", 3 * SIZE))
     for image, position in zip(finer["teacher"], (3, 0, 5), strict=True):
         np.testing.assert_array_equal(image, sources.resized(_original(position), 60))
