@@ -87,6 +87,14 @@ def base() -> ConfigDict:
             # If not empty, the phase learns without data, from a generator;
             # `experiments.tasks.data_free.Settings` lists the keys.
             adversarial=ConfigDict(sort_keys=False),
+            # What a phase learns from, instead of the training split of `data`, and what it sees
+            # beside it, `share` of each batch. Without a name there is none. Without `labels`,
+            # objective terms can be `on` labelled or unlabelled images only; `examples` is a
+            # fixed random subset, `resize` the side in pixels (0 is that of `data`).
+            images=dict(name="", dir="", split="train", resize=0, examples=0, labels=True),
+            more_images=dict(
+                name="", dir="", split="train", resize=0, examples=0, labels=False, share=0.5
+            ),
             shots=0,  # training images per class, a fixed random subset; 0 is all
             shots_per_seed=False,  # each seed draws a subset of its own
             epochs=10.0,
@@ -137,6 +145,9 @@ def base() -> ConfigDict:
                 mixup=0.0,
                 mixup_weight="batch",
             ),
+            # More views of every image in a step, by name, as changes to `augment`. The loss is
+            # the mean over all views, each with a forward pass and batch statistics of its own.
+            extra_views=ConfigDict(sort_keys=False),
         )
     )
     # One teacher for all students; `--config.teacher.seeds` trains one for each.
@@ -154,7 +165,8 @@ def inherit(parent: ConfigDict, **changes: Any) -> ConfigDict:
     Args:
       parent: a layer, or a group of one.
       **changes: new values. A change to a group is a dict of what differs in it, except
-        that `objective`, `adversarial`, `model_options` and `until` are replaced as a whole.
+        that `objective`, `adversarial`, `model_options`, `until` and `extra_views` are
+        replaced as a whole.
 
     Raises:
       UserError: on an unknown key; one that was renamed is named.
@@ -162,7 +174,7 @@ def inherit(parent: ConfigDict, **changes: Any) -> ConfigDict:
     child = ConfigDict(sort_keys=False)
     for key in parent:
         value = parent[key]
-        if key in ("objective", "adversarial", "model_options", "until"):
+        if key in ("objective", "adversarial", "model_options", "until", "extra_views"):
             child[key] = ConfigDict(changes.pop(key, value.to_dict()), sort_keys=False)
         elif isinstance(value, ConfigDict):
             child[key] = inherit(value, **changes.pop(key, {}))

@@ -178,7 +178,9 @@ def add_betas(config: ConfigDict) -> None:
         x_label="weight of attention transfer (β)",
         x_scale="symlog",
         series={
-            "report, CIFAR-10": {beta: round(float(printed) / 100, 4) for beta, printed in _BETAS.items()},
+            "report, CIFAR-10": {
+                beta: round(float(printed) / 100, 4) for beta, printed in _BETAS.items()
+            },
             "here": {beta: measured(f"beta_{beta}") for beta in _BETAS},
         },
     )  # fmt: skip

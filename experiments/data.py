@@ -56,6 +56,9 @@ class PhaseData:
       image_size: side of what the networks see, in pixels.
       resize: side to which images were resized when read; 0 if they were not.
       workers: processes that decode splits too large for memory.
+      labelled: whether the training split has labels that a phase may use.
+      more: images that a phase sees beside those of its training split, or None.
+      more_labelled: the same for these.
     """
 
     splits: Mapping[str, PhaseSplit]
@@ -64,6 +67,9 @@ class PhaseData:
     image_size: int
     resize: int = 0
     workers: int = 0
+    labelled: bool = True
+    more: PhaseSplit | None = None
+    more_labelled: bool = False
     # Phases with as many shots share them, and what is computed from them only once.
     _shots: dict[tuple[int, int], "PhaseData"] = dataclasses.field(
         default_factory=dict, init=False, repr=False
@@ -102,6 +108,17 @@ class PhaseData:
         train = PhaseSplit(self.train.split.subset(indices))
         return dataclasses.replace(self, splits={**self.splits, "train": train})
 
+    def with_images(self, own: "ImageSource | None", more: "ImageSource | None") -> "PhaseData":
+        """The same data with another training split, and with images beside it."""
+        splits = {**self.splits, "train": own.split} if own else self.splits
+        return dataclasses.replace(
+            self,
+            splits=splits,
+            labelled=own.labelled if own else self.labelled,
+            more=more.split if more else None,
+            more_labelled=more.labelled if more else False,
+        )
+
     def shots(self, count: int, seed: int = 0) -> "PhaseData":
         """The same data with `count` training images per class.
 
@@ -124,7 +141,20 @@ class PhaseData:
         return self._shots[count, seed]
 
 
-class RunData(NamedTuple):
+class ImageSource(NamedTuple):
+    """Images of a phase that are not of the run's data.
+
+    Attributes:
+      split: the images, with labels -1 if they are hidden.
+      labelled: whether they have labels.
+    """
+
+    split: PhaseSplit
+    labelled: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class RunData:
     """The data of a run.
 
     Attributes:
@@ -134,6 +164,52 @@ class RunData(NamedTuple):
 
     data: PhaseData
     evaluation: PhaseData
+    # Phases with the same images share them.
+    _sources: dict[tuple[Any, ...], ImageSource] = dataclasses.field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def images(
+        self, *, name: str, dir: str, split: str, resize: int, examples: int, labels: bool
+    ) -> ImageSource | None:
+        """Images of a phase's own, as its config describes them; None without a name.
+
+        Args:
+          name: as for `kdjax.data.sources.load`.
+          dir: the same.
+          split: the same, as `train_split`.
+          resize: the same; 0 is the size of the run's images.
+          examples: size of a fixed random subset; 0 is all.
+          labels: whether the phase sees their labels.
+
+        Raises:
+          UserError: if they cannot be read, or do not fit the networks of the run.
+        """
+        if not name:
+            return None
+        resize = resize or self.data.resize
+        key = (name, dir, split, resize, examples, labels)
+        if key not in self._sources:
+            found = read(
+                name, dir=dir, train_split=split, resize=resize, train_examples=examples,
+                image_size=self.data.image_size,
+            )  # fmt: skip
+            if found.channels != self.data.channels:
+                raise UserError(
+                    f"images {name!r} have {found.channels} channels, the run's data "
+                    f"{self.data.channels}"
+                )
+            if labels and found.num_classes != self.data.num_classes:
+                raise UserError(
+                    f"images {name!r} have {found.num_classes} classes, the run's data "
+                    f"{self.data.num_classes}: set labels=False"
+                )
+            chosen = found.train
+            if not labels:
+                hidden = np.full(len(chosen), -1, np.int32)
+                chosen = PhaseSplit(sources.Split(chosen.split.images, hidden))
+            self._sources[key] = ImageSource(chosen, labels)
+        return self._sources[key]
 
 
 def read(

@@ -22,6 +22,17 @@ _RENAMED = {
 _ADDED: dict[str, Any] = {
     "early_stopping": 0,
     "until": {},
+    "extra_views": {},
+    "images": {"name": "", "dir": "", "split": "train", "resize": 0, "examples": 0, "labels": True},
+    "more_images": {
+        "name": "",
+        "dir": "",
+        "split": "train",
+        "resize": 0,
+        "examples": 0,
+        "labels": False,
+        "share": 0.5,
+    },
     "continue_from": "",
     "compared_with": (),
     "schedule": {"horizon": 0.0},

@@ -1,6 +1,7 @@
 """From the config to plans: everything that phases need, built and checked before any work."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from experiments.data import PhaseData, RunData
 from experiments.length import EndCondition, make_length
 from experiments.members import Member
 from experiments.networks import TrainedNetwork
-from experiments.tasks import DataFree, Setup, Supervised, Task
+from experiments.tasks import DataFree, Setup, Supervised, Task, batch_parts
 from kdjax import checkpoint, parallel, train
 from kdjax.data import batches
 from kdjax.types import Network, TrainState, UserError, Variables
@@ -151,10 +152,11 @@ def make_plan(
     """
     config = run.phases[name]
     batches.check_batch_size(config.batch_size, config.grad_accum_steps)
-    devices = parallel.Devices.dividing(config.batch_size // config.grad_accum_steps, run.devices)
+    devices = parallel.Devices.dividing(math.gcd(*batch_parts(config)), run.devices)
     teachers = _teachers(name, phase_members, known, _is_data_free(config))
     phase_data = _data(config, run_data, phase_members[0].seed)
     attributes = _network_attributes(config, phase_data, teachers)
+    phase_data = _with_images(name, config, run_data, phase_data)
     action: Load | Train
     if config.checkpoint:
         trained = networks.load(
@@ -217,6 +219,24 @@ def _data(config: ConfigDict, run_data: RunData, seed: int) -> PhaseData:
     return run_data.data.shots(config.shots, seed if config.shots_per_seed else 0)
 
 
+def _with_images(
+    name: str, config: ConfigDict, run_data: RunData, phase_data: PhaseData
+) -> PhaseData:
+    """The phase's data with the images of its own; its normalisation is that of the run's data."""
+    more = config.more_images.to_dict()
+    del more["share"]
+    own_images, more_images = (
+        run_data.images(**given) for given in (config.images.to_dict(), more)
+    )
+    if not own_images and not more_images:
+        return phase_data
+    if _is_data_free(config) or config.shots:
+        raise UserError(
+            f"phase {name!r} has images or more_images: without data, or with shots, there are none"
+        )
+    return phase_data.with_images(own_images, more_images)
+
+
 def _network_attributes(
     config: ConfigDict, phase_data: PhaseData, teachers: list[Network]
 ) -> dict[str, Any]:
@@ -258,7 +278,8 @@ def _train(
     networks.check_phase(member.init_methods_from, known)
     data_free = _is_data_free(config)
     # Without data there are no epochs; a pseudo-batch takes their place.
-    steps_per_epoch = 1.0 if data_free else len(phase_data.train) / config.batch_size
+    own = config.batch_size if data_free else batch_parts(config)[0] * config.grad_accum_steps
+    steps_per_epoch = 1.0 if data_free else len(phase_data.train) / own
     length = make_length(setup.name, config, steps_per_epoch)
     kind: type[DataFree] | type[Supervised] = DataFree if data_free else Supervised
     task = kind.create(setup, length)

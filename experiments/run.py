@@ -53,6 +53,9 @@ def _shrink(config: ConfigDict) -> None:
             batch_size=16, grad_accum_steps=1, steps=2, mean=(), std=(), checkpoint="",
             shots=min(phase.shots, 5),
         )  # fmt: skip
+        for given in (phase.images, phase.more_images):
+            if given.name:
+                given.update(name="digits", split="train", resize=side, examples=0)
         phase.augment.teacher_crops = min(phase.augment.teacher_crops, 2)
         curves = phase.transition_curves
         curves.update(images=min(curves.images, 5), steps=min(curves.steps, 3))

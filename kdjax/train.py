@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from kdjax import parallel
-from kdjax.data import batches, views
+from kdjax.data import batches, seen, views
+from kdjax.jaxprs import inputs_used
 from kdjax.types import (
     Array,
     Context,
@@ -29,9 +30,6 @@ from kdjax.types import (
 )
 
 TEACHER_BATCH_NORMS = ("running", "batch")
-
-# A batch as the networks see it, and the examples' positions in the training split.
-_Part = tuple[views.Views, Array]
 
 
 class TrainStep(Protocol):
@@ -93,6 +91,7 @@ def init_state(
     teachers: Sequence[Network] = (),
     teacher_variables: Sequence[Variables] = (),
     train_labels: Array | None = None,
+    labelled: tuple[int, int] | None = None,
     init_variables: Variables | None = None,
     ema_decay: float = 0.0,
 ) -> TrainState:
@@ -110,6 +109,7 @@ def init_state(
       teachers: in the order in which the distiller expects them.
       teacher_variables: the variables of each teacher.
       train_labels: int32 [n], for methods that use the labels of other examples.
+      labelled: the rows [start, stop) of a batch that have labels; None if all have.
       init_variables: initial variables of the student, instead of a random initialisation.
       ema_decay: as for `make_train_step`.
 
@@ -134,6 +134,7 @@ def init_state(
         rng=method_key,
         teacher_variables=tuple(teacher_variables),
         train_labels=train_labels,
+        labelled=labelled,
     )
     variables = init_variables or student.init(student_key, jnp.zeros((1, *image_shape)))
     methods = distiller.init(method_key, context)
@@ -159,13 +160,14 @@ def make_train_step(
     student: Network,
     distiller: Distiller,
     optimizer: optax.GradientTransformation,
-    views: views.ViewFn,
+    views: views.ViewFn | Sequence[views.ViewFn],
     teachers: Sequence[Network] = (),
     grad_accum_steps: int = 1,
     ema_decay: float = 0.0,
     teacher_batch_norm: str = "running",
     axis_name: str | None = None,
     several_seeds: bool = False,
+    labelled: Sequence[bool] = (True,),
 ) -> TrainStep:
     """The train step.
 
@@ -177,7 +179,9 @@ def make_train_step(
       distiller: the objective.
       optimizer: over `(student params, method params)`. Parameters that the objective does not
         depend on, as AB's does not on the classifier, stay as they are: no weight decay.
-      views: the views of student and teachers, from `kdjax.data.views.make_views`.
+      views: the views of student and teachers, from `kdjax.data.views.make_views`. With
+        several, the loss is the mean over them; each has a forward pass and batch statistics of
+        its own, and the running averages take one after the other.
       teachers: applied in evaluation mode, unless `teacher_batch_norm` is `batch`.
       grad_accum_steps: number of equal parts into which the batch is split; their gradients
         are averaged before the single update. Batch norm and methods defined between examples
@@ -195,6 +199,8 @@ def make_train_step(
         `rng` are tuples with one entry per student or a single entry for all. With a single
         entry in all three, the students see the same views and the teachers' forward passes
         are computed once.
+      labelled: whether each source of images has labels; a second one is under `more` in
+        `data` and `batch`. Its images are seen in the same forward pass.
 
     Returns:
       `step(state, teachers, data, batch, rng) -> (state, metrics)`:
@@ -208,6 +214,8 @@ def make_train_step(
       - `metrics`: scalars by name, averaged over the steps of the call.
     """
 
+    view_fns = (views,) if callable(views) else tuple(views)
+
     def apply_teacher(
         teacher: Network, variables: Variables, images: Array, dropout_key: Array
     ) -> Outputs:
@@ -220,43 +228,56 @@ def make_train_step(
         teacher_inputs: TeacherInputs,
         data: batches.ResidentData[Array],
         rng: Array,
-        part: _Part,
+        parts: seen.Seen,
     ) -> Callable[[tuple[PyTree, PyTree]], tuple[Array, Any]]:
-        seen, index = part
         teacher_logits = teacher_inputs.logits or (None,) * len(teachers)
+        # Only dropout depends on the sharding: each shard draws its own mask.
+        dropout_key = jax.random.fold_in(rng, parallel.index(axis_name))
 
-        def objective(trained: tuple[PyTree, PyTree]) -> tuple[Array, Any]:
-            params, method_params = trained
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            # Only dropout depends on the sharding: each shard draws its own mask.
-            dropout_key = jax.random.fold_in(rng, parallel.index(axis_name))
-            outputs, batch_stats = student.train(variables, seen.student, dropout_key)
+        def of_view(
+            trained: tuple[PyTree, PyTree],
+            carried: tuple[PyTree, PyTree],
+            sources: tuple[seen.Part, ...],
+        ) -> tuple[Array, tuple[PyTree, PyTree], Metrics]:
+            (params, method_params), (batch_stats, method_state) = trained, carried
+            view, index = seen.joined(sources)
+            variables = {"params": params, "batch_stats": batch_stats}
+            outputs, batch_stats = student.train(variables, view.student, dropout_key)
             context = Context(
                 student=outputs,
                 teachers=tuple(
                     jax.lax.stop_gradient(
                         _with_logits(
-                            apply_teacher(net, v, seen.teacher, dropout_key), logits, index
+                            apply_teacher(net, v, view.teacher, dropout_key), logits, index
                         )
                     )
                     for net, v, logits in zip(
                         teachers, teacher_inputs.variables, teacher_logits, strict=True
                     )
                 ),
-                labels=seen.labels,
+                labels=view.labels,
                 index=index,
                 step=state.step,
                 rng=rng,
                 teacher_variables=teacher_inputs.variables,
-                train_labels=data["labels"],
+                train_labels=seen.train_labels(data),
                 axis_name=axis_name,
+                labelled=seen.labelled_rows([len(index) for _, index in sources], labelled),
             )
-            method_variables = {"params": method_params, "state": state.method_state}
-            term = distiller.loss(method_variables, context)
+            term = distiller.loss({"params": method_params, "state": method_state}, context)
             loss = jnp.mean(term.value)
-            correct = jnp.argmax(outputs.logits, -1) == jnp.argmax(seen.labels, -1)
-            metrics = {"loss": loss, "accuracy": jnp.mean(correct, dtype=jnp.float32)}
-            return loss, (metrics | term.metrics, batch_stats, term.state)
+            metrics = {"loss": loss, **_accuracy(context), **term.metrics}
+            return loss, (batch_stats, term.state), metrics
+
+        def objective(trained: tuple[PyTree, PyTree]) -> tuple[Array, Any]:
+            carried = (state.batch_stats, state.method_state)
+            losses, metrics = [], []
+            for sources in parts:
+                loss, carried, of_this = of_view(trained, carried, sources)
+                losses.append(loss)
+                metrics.append(of_this)
+            means = jax.tree.map(lambda *x: sum(x) / len(x), *metrics)
+            return jnp.mean(jnp.stack(losses)), (means, *carried)
 
         return objective
 
@@ -265,9 +286,9 @@ def make_train_step(
         teacher_inputs: TeacherInputs,
         data: batches.ResidentData[Array],
         rng: Array,
-        part: _Part,
+        parts: seen.Seen,
     ) -> tuple[PyTree, TrainState, Metrics]:
-        objective = make_objective(state, teacher_inputs, data, rng, part)
+        objective = make_objective(state, teacher_inputs, data, rng, parts)
         grad, (metrics, batch_stats, method_state) = jax.grad(objective, has_aux=True)(
             (state.params, state.method_params)
         )
@@ -283,13 +304,11 @@ def make_train_step(
     ) -> PyTree:
         def loss(trained: tuple[PyTree, PyTree]) -> Array:
             first: batches.Batch[Array] = jax.tree.map(lambda x: x[0], batch)
-            images, labels = batches.gather(data, first)
-            seen = views(rng, images, labels, axis_name, first.get("teacher"))
-            whole = (seen, first["index"])
-            part = jax.tree.map(lambda x: x[: len(x) // grad_accum_steps], whole)
-            return make_objective(state, teacher_inputs, data, rng, part)(trained)[0]
+            whole = seen.see(view_fns, data, first, rng, axis_name)
+            parts = jax.tree.map(lambda x: x[: len(x) // grad_accum_steps], whole)
+            return make_objective(state, teacher_inputs, data, rng, parts)(trained)[0]
 
-        return _inputs_used(loss, (state.params, state.method_params))
+        return inputs_used(loss, (state.params, state.method_params))
 
     def update(
         state: TrainState,
@@ -301,9 +320,7 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(rng, state.step)
         view_key, method_key = jax.random.split(rng)
-        images, labels = batches.gather(data, batch)
-        seen = views(view_key, images, labels, axis_name, batch.get("teacher"))
-        whole = (seen, batch["index"])
+        whole = seen.see(view_fns, data, batch, view_key, axis_name)
         if grad_accum_steps == 1:
             grad, state, metrics = gradients(state, teacher_inputs, data, method_key, whole)
         else:
@@ -412,26 +429,20 @@ def make_eval_step(network: Network, image_size: int, resolution: int = 0) -> Ev
     return step
 
 
+def _accuracy(context: Context) -> Metrics:
+    """The student's accuracy on the images that have labels, if any have."""
+    start, stop = context.labelled or (0, len(context.index))
+    if start == stop:
+        return {}
+    right = jnp.argmax(context.student.logits, -1) == jnp.argmax(context.labels, -1)
+    return {"accuracy": jnp.mean(right[start:stop], dtype=jnp.float32)}
+
+
 def _with_logits(outputs: Outputs, teacher_logits: Array | None, index: Array) -> Outputs:
     """A teacher's outputs, with its logits taken from the given ones [n, k] if there are any."""
     if teacher_logits is None:
         return outputs
     return outputs._replace(logits=jnp.take(teacher_logits, index, axis=0))
-
-
-def _inputs_used(function: Callable[[PyTree], Array], inputs: PyTree) -> PyTree:
-    """Which of the inputs' leaves a function depends on, as a tree of bools.
-
-    Follows the uses back through the function's jaxpr, so the answer is known when the step is
-    compiled and does not depend on any value. Nothing is computed.
-    """
-    jaxpr = jax.make_jaxpr(function)(inputs).jaxpr
-    needed = set(map(id, jaxpr.outvars))
-    for equation in reversed(jaxpr.eqns):
-        if any(id(var) in needed for var in equation.outvars):
-            needed.update(map(id, equation.invars))
-    used = [id(var) in needed for var in jaxpr.invars]
-    return jax.tree.unflatten(jax.tree.structure(inputs), used)
 
 
 def _mean(metrics: PyTree) -> PyTree:

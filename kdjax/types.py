@@ -103,6 +103,8 @@ class Context:
       teacher_variables: each teacher's variables (OFD reads batch-norm parameters).
       train_labels: int32 [n], the labels of the training split, or None if there is none.
       axis_name: the mapped axis over which a batch is sharded, or None.
+      labelled: the rows [start, stop) of this shard that come from a source with labels, where
+        another source has none; None if all do.
     """
 
     student: Outputs
@@ -114,6 +116,7 @@ class Context:
     teacher_variables: tuple[Variables, ...] = ()
     train_labels: Array | None = None
     axis_name: str | None = flax.struct.field(pytree_node=False, default=None)
+    labelled: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
 
     @property
     def teacher(self) -> Outputs:

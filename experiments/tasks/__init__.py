@@ -2,6 +2,6 @@
 
 from experiments.tasks.base import RunSteps, Setup, StepInputs, Task
 from experiments.tasks.data_free import DataFree
-from experiments.tasks.supervised import Supervised
+from experiments.tasks.supervised import Supervised, batch_parts
 
-__all__ = ["DataFree", "RunSteps", "Setup", "StepInputs", "Supervised", "Task"]
+__all__ = ["DataFree", "RunSteps", "Setup", "StepInputs", "Supervised", "Task", "batch_parts"]

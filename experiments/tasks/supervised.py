@@ -8,15 +8,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
-from experiments.data import PhaseData
+from experiments.data import PhaseData, PhaseSplit
 from experiments.evaluation import TeacherLogits
 from experiments.length import Length
 from experiments.objective import make_objective
 from experiments.tasks.base import RunSteps, Setup, StepInputs
 from kdjax import optimizers, parallel, train
-from kdjax.data import batches, sources, views, whole
+from kdjax.data import batches, seen, sources, views, whole
 from kdjax.types import Array, Distiller, Network, TeacherInputs, TrainState, UserError, Variables
+
+
+def batch_parts(config: ConfigDict) -> tuple[int, ...]:
+    """How many examples each source of images gives to a part of a batch.
+
+    There is one part unless gradients are accumulated.
+
+    Args:
+      config: of a phase.
+
+    Raises:
+      UserError: if a source gives none.
+    """
+    size: int = config.batch_size // config.grad_accum_steps
+    if not config.more_images.name:
+        return (size,)
+    more = round(size * config.more_images.share)
+    if not 0 < more < size:
+        raise UserError(
+            f"more_images.share is {config.more_images.share}: of {size} images, {more} would be "
+            "from there, and it must be some but not all"
+        )
+    return (size - more, more)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,9 +54,10 @@ class Supervised:
       optimizer: with its learning rate.
       data: its training split is what batches are drawn from.
       devices: that share a batch.
-      batch_size: examples per step.
+      batch_parts: examples per step and part of a batch, from each source of images.
       steps: of the phase.
       augment: arguments of `kdjax.data.views.make_views`.
+      extra_views: changes to these for each further view.
       teacher_crops: crops over which the predictions of fixed teachers are averaged; 0 takes
         the evaluation view.
       eval_every: steps between evaluations; 0 evaluates only at the end.
@@ -48,9 +73,10 @@ class Supervised:
     optimizer: optax.GradientTransformation
     data: PhaseData
     devices: parallel.Devices
-    batch_size: int
+    batch_parts: tuple[int, ...]
     steps: int
     augment: dict[str, Any]
+    extra_views: tuple[dict[str, Any], ...] = ()
     teacher_crops: int = 0
     eval_every: float = 0.0
     grad_accum_steps: int = 1
@@ -76,9 +102,10 @@ class Supervised:
             optimizer=optimizers.create(**optimizer),
             data=setup.data,
             devices=setup.devices,
-            batch_size=config.batch_size,
+            batch_parts=batch_parts(config),
             steps=length.end.max_steps,
             augment=augment,
+            extra_views=tuple(config.extra_views.to_dict().values()),
             teacher_crops=teacher_crops,
             eval_every=config.eval_every * length.steps_per_epoch,
             grad_accum_steps=config.grad_accum_steps,
@@ -86,7 +113,7 @@ class Supervised:
             teacher_batch_norm=config.teacher_batch_norm,
             sync_batch_norm=config.sync_batch_norm,
         )
-        task.make_views()
+        task.all_views()
         task.check_teacher_crops()
         return task
 
@@ -105,10 +132,11 @@ class Supervised:
             image_shape=self.data.image_shape,
             teacher_image_shape=(*(self.teacher_size,) * 2, self.data.channels),
             num_classes=self.data.num_classes,
-            batch_size=self.batch_size // self.grad_accum_steps,
+            batch_size=sum(self.batch_parts),
             teachers=self.teachers,
             teacher_variables=teacher_variables,
-            train_labels=jnp.asarray(self.data.train.labels),
+            train_labels=jnp.concatenate([jnp.asarray(split.labels) for split in self._splits]),
+            labelled=seen.labelled_rows(self.batch_parts, self._labelled),
             init_variables=init_variables,
             ema_decay=self.ema_decay,
         )
@@ -120,26 +148,23 @@ class Supervised:
                 student=self.network,
                 distiller=self.distiller,
                 optimizer=self.optimizer,
-                views=self.make_views(),
+                views=self.all_views(),
                 teachers=[self._synchronized(teacher) for teacher in self.teachers],
                 teacher_batch_norm=self.teacher_batch_norm,
                 grad_accum_steps=self.grad_accum_steps,
                 ema_decay=self.ema_decay,
                 axis_name=parallel.AXIS,
                 several_seeds=True,
+                labelled=self._labelled,
             ),
             in_axes=(None, None, None, 0, None),
             donate_argnums=0,
         )
         resident = self.data.train.resident(self.devices)
+        if self.data.more:
+            resident = {**resident, "more": self.data.more.resident(self.devices)}
         teachers = self._teacher_inputs(inputs)
-        streams = [
-            batches.stream(
-                self.data.train.split, batch_size=self.batch_size, seed=seed,
-                start=start, stop=self.steps, workers=self.data.workers, crops=self.whole_crops(),
-            )
-            for seed in inputs.data_seeds
-        ]  # fmt: skip
+        streams = [self._stream(seed, start) for seed in inputs.data_seeds]
 
         def run_steps(states: Sequence[Any], step: int, count: int) -> tuple[Any, Any]:
             batch = tuple(self._batch(stream, count) for stream in streams)
@@ -148,6 +173,37 @@ class Supervised:
             return result
 
         return run_steps
+
+    @property
+    def _splits(self) -> list[PhaseSplit]:
+        """Of all sources of images."""
+        return [self.data.train, *([self.data.more] if self.data.more else [])]
+
+    @property
+    def _labelled(self) -> tuple[bool, ...]:
+        """Whether each source of images has labels."""
+        return (self.data.labelled, self.data.more_labelled)[: len(self._splits)]
+
+    def _stream(self, seed: int, start: int) -> Iterator[batches.Batch[np.ndarray]]:
+        """The batches from step `start` on, with a part of each source."""
+        own, *more = (
+            batches.stream(
+                split.split, batch_size=size * self.grad_accum_steps, seed=seed, start=start,
+                stop=self.steps, workers=self.data.workers,
+                crops=self.whole_crops() if split is self.data.train else None,
+            )
+            for split, size in zip(self._splits, self.batch_parts, strict=True)
+        )  # fmt: skip
+        if not more:
+            return own
+
+        def with_more(
+            first: batches.Batch[np.ndarray], second: batches.Batch[np.ndarray]
+        ) -> batches.Batch[np.ndarray]:
+            first["more"] = second
+            return first
+
+        return map(with_more, own, *more)
 
     def preview(self, state: TrainState) -> None:
         """See `Task.preview`."""
@@ -167,6 +223,18 @@ class Supervised:
         }
         return views.make_views(**(arguments | self.augment | changes))
 
+    def all_views(self) -> list[views.ViewFn]:
+        """The functions that make every view of a batch; checks `augment` and `extra_views`."""
+        known = (*self.augment, "teacher_crops")
+        for changes in self.extra_views:
+            if unknown := sorted(set(changes) - set(known)):
+                raise UserError(
+                    f"extra_views has no key {', '.join(unknown)}: choose from {', '.join(known)}"
+                )
+        if self.extra_views and self.whole_crops():
+            raise UserError("extra_views are of resized images, and data.whole is set")
+        return [self.make_views(), *(self.make_views(**changes) for changes in self.extra_views)]
+
     def whole_crops(self) -> whole.Crops | None:
         """The crops of whole images, if the data has them and the phase takes such crops."""
         if self.augment["crop"] != "inception" or self.data.train.split.whole is None:
@@ -177,6 +245,8 @@ class Supervised:
     def check_teacher_crops(self) -> None:
         """Raises UserError if averaging over crops does not fit the other options."""
         view, batch_norm = self.augment["teacher_view"], self.teacher_batch_norm
+        if self.teacher_crops and (self.extra_views or self.data.more):
+            raise UserError("augment.teacher_crops are of one view of the training split alone")
         if self.teacher_crops < 0 or (
             self.teacher_crops and (view != "fixed" or batch_norm != "running")
         ):
@@ -192,6 +262,8 @@ class Supervised:
         them more than once. It depends on the phase alone, so that a resumed phase computes
         the same. Means over crops are always computed once.
         """
+        if self.extra_views or self.data.more:
+            return False
         if self.teachers and self.teacher_crops:
             return True
         return (
@@ -199,7 +271,7 @@ class Supervised:
             and self.augment["teacher_view"] == "fixed"
             and self.teacher_batch_norm == "running"
             and not isinstance(self.data.train.split.images, sources.Lazy)
-            and self.steps * self.batch_size > len(self.data.train)
+            and self.steps * sum(self.batch_parts) * self.grad_accum_steps > len(self.data.train)
         )
 
     def _teacher_inputs(self, inputs: StepInputs) -> tuple[TeacherInputs, ...]:

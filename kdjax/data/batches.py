@@ -20,10 +20,12 @@ class ResidentData(TypedDict, Generic[A]):
     Attributes:
       labels: int32 [n].
       images: uint8 [n, h, w, c]; absent if they are decoded on demand.
+      more: the arrays of a second source of images, if there is one.
     """
 
     labels: A
     images: NotRequired[A]
+    more: NotRequired["ResidentData[A]"]
 
 
 class Batch(TypedDict, Generic[A]):
@@ -34,11 +36,13 @@ class Batch(TypedDict, Generic[A]):
       images: uint8 [b, h, w, c]; only where images are not resident, or the student's crops.
       teacher: uint8 [b, t, t, c], what the teacher's view is made from; only with crops of
         whole images (`kdjax.data.whole`), and where it is not `images`.
+      more: the part of the batch that comes from a second source, if there is one.
     """
 
     index: A
     images: NotRequired[A]
     teacher: NotRequired[A]
+    more: NotRequired["Batch[A]"]
 
 
 class CropsOfWhole(Protocol):

@@ -11,7 +11,7 @@ from typing import Any
 from kdjax.distillers.ab import ab as ab
 from kdjax.distillers.at import at as at
 from kdjax.distillers.cc import cc as cc
-from kdjax.distillers.combine import for_each_teacher, weighted_sum
+from kdjax.distillers.combine import for_each_teacher, on_part, weighted_sum
 from kdjax.distillers.crd import crd as crd
 from kdjax.distillers.cross_entropy import cross_entropy as cross_entropy
 from kdjax.distillers.dkd import dkd as dkd
@@ -37,7 +37,7 @@ _METHODS: dict[str, Callable[..., Distiller]] = {
     if getattr(value, "__module__", None) == f"{__name__}.{name}"
 }
 
-__all__ = [*_METHODS, "create", "for_each_teacher", "names", "weighted_sum"]
+__all__ = [*_METHODS, "create", "for_each_teacher", "names", "on_part", "weighted_sum"]
 
 
 def names() -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,63 @@ def weighted_sum(**terms: tuple[float | optax.Schedule, Distiller]) -> Distiller
         return MethodLoss(total, state, metrics)
 
     return Distiller(init, loss)
+
+
+PARTS = ("all", "labelled", "unlabelled")
+
+
+def on_part(part: str, distiller: Distiller) -> Distiller:
+    """A method on a part of the batch, as if the rest were not there.
+
+    The networks have seen the whole batch, whose statistics batch norm normalises by.
+
+    Args:
+      part: one of `PARTS`: the images of sources with labels, those of sources without, or all.
+      distiller: the method.
+
+    Returns:
+      A `Distiller` whose loss is the mean over the part. Its `init` and `loss` raise UserError
+      if no image of the batch is in it.
+
+    Raises:
+      UserError: on an unknown part.
+    """
+    if part not in PARTS:
+        raise UserError(f"unknown part {part!r} of a batch: choose from {', '.join(PARTS)}")
+    if part == "all":
+        return distiller
+
+    def cut(context: Context) -> Context:
+        start, stop = _rows(part, context)
+        if start == stop:
+            raise UserError(f"a term of the objective is on {part} images, and there are none")
+
+        def rows(x: Any) -> Any:
+            if isinstance(x, jax.ShapeDtypeStruct):
+                return jax.ShapeDtypeStruct((stop - start, *x.shape[1:]), x.dtype)
+            return x[start:stop]
+
+        of_batch = ("student", "teachers", "labels", "index")
+        return dataclasses.replace(
+            context,
+            labelled=None if part == "labelled" else (0, 0),
+            **{key: jax.tree.map(rows, getattr(context, key)) for key in of_batch},
+        )
+
+    def loss(variables: Variables, context: Context) -> MethodLoss:
+        term = distiller.loss(variables, cut(context))
+        return term._replace(value=jnp.mean(term.value))
+
+    return Distiller(lambda rng, context: distiller.init(rng, cut(context)), loss)
+
+
+def _rows(part: str, context: Context) -> tuple[int, int]:
+    """The rows [start, stop) of a part; there are at most two parts, one after the other."""
+    size = context.index.shape[0]
+    start, stop = context.labelled or (0, size)
+    if part == "labelled":
+        return start, stop
+    return (stop, size) if start == 0 else (0, start)
 
 
 def for_each_teacher(

@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -138,3 +140,28 @@ def test_a_teacher_with_other_classes_is_refused():
     context = _context().replace(teachers=(_outputs(1), _outputs(1, k=7)))
     with pytest.raises(UserError, match="'kd': the teacher has 7 classes, the student 3"):
         distillers.kd().init(jax.random.key(0), context)
+
+
+def test_a_method_on_a_part_is_that_method_on_its_rows_alone():
+    whole = dataclasses.replace(_context(), labelled=(1, 4))
+    rows = {"labelled": slice(1, 4), "unlabelled": slice(0, 1)}
+    for part, chosen in rows.items():
+        alone = dataclasses.replace(
+            whole,
+            labelled=None,
+            **{
+                key: jax.tree.map(lambda x, chosen=chosen: x[chosen], getattr(whole, key))
+                for key in ("student", "teachers", "labels", "index")
+            },
+        )
+        value = _evaluate(distillers.on_part(part, distillers.kd()), whole).value
+        np.testing.assert_allclose(value, _evaluate(distillers.kd(), alone).value.mean(), rtol=1e-6)
+    everywhere = distillers.kd()
+    assert distillers.on_part("all", everywhere) is everywhere
+
+
+def test_a_part_without_images_or_of_another_name_is_refused():
+    with pytest.raises(UserError, match="is on unlabelled images, and there are none"):
+        _evaluate(distillers.on_part("unlabelled", distillers.kd()), _context())
+    with pytest.raises(UserError, match="unknown part 'half' of a batch: choose from all"):
+        distillers.on_part("half", distillers.kd())
