@@ -9,6 +9,7 @@ import dm_pix as pix
 import jax
 import jax.numpy as jnp
 
+from kdjax.data import operators
 from kdjax.types import Array
 
 
@@ -75,7 +76,5 @@ def cutout(rng: Array, image: Array, size: int, fill: Array) -> Array:
     """
     h, w, _ = image.shape
     y, x = jax.random.randint(rng, (2,), 0, jnp.array([h, w]))
-    rows, columns = jnp.arange(h)[:, None], jnp.arange(w)[None, :]
     top, left = y - size // 2, x - size // 2
-    inside = (rows >= top) & (rows < top + size) & (columns >= left) & (columns < left + size)
-    return jnp.where(inside[..., None], fill[None, None].astype(image.dtype), image)
+    return operators.rectangle(image, top, left, top + size - 1, left + size - 1, fill)
