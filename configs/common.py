@@ -144,6 +144,11 @@ def base() -> ConfigDict:
                 cutout=0,
                 mixup=0.0,
                 mixup_weight="batch",
+                # autoaugment_cifar10, randaugment or uda_randaugment; crop, flip and cutout come
+                # before or after it as in the code that published it.
+                policy="",
+                policy_ops=3,  # operators per image, of randaugment
+                policy_magnitude=5.0,  # in [0, 30], of randaugment
             ),
             # More views of every image in a step, by name, as changes to `augment`. The loss is
             # the mean over all views, each with a forward pass and batch statistics of its own.

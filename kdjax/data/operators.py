@@ -91,8 +91,8 @@ def invert(image: Array) -> Array:
 
 def posterize(image: Array, bits: Number) -> Array:
     """Keeps the upper `bits` bits, of 0 (black) to 8, of every value."""
-    unit = 2 ** (8 - jnp.asarray(bits, jnp.int32))
-    return (image.astype(jnp.int32) // unit * unit).astype(jnp.uint8)
+    mask = (255 << (8 - jnp.asarray(bits, jnp.int32))) & 255
+    return image & mask.astype(jnp.uint8)
 
 
 def solarize(image: Array, threshold: Number) -> Array:
@@ -117,7 +117,7 @@ def autocontrast(image: Array) -> Array:
     pixels = image.astype(jnp.int32)
     smallest = jnp.min(pixels, axis=(0, 1), keepdims=True)
     span = jnp.max(pixels, axis=(0, 1), keepdims=True) - smallest
-    stretched = 255 * (pixels - smallest) // jnp.maximum(span, 1)
+    stretched = _floor_divide(255 * (pixels - smallest), jnp.maximum(span, 1))
     return jnp.where(span > 0, stretched, pixels).astype(jnp.uint8)
 
 
@@ -133,7 +133,7 @@ def equalize(image: Array) -> Array:
     below = jnp.cumsum(counts.reshape(c, 256), axis=1) - counts.reshape(c, 256)
     largest = jnp.max(values, axis=(0, 1))
     step = ((h * w - counts[largest]) // 255)[:, None]
-    equal = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)
+    equal = jnp.minimum(_floor_divide(step // 2 + below, jnp.maximum(step, 1)), 255)
     table = jnp.where(step > 0, equal, jnp.arange(256)[None]).astype(jnp.uint8)
     return table.reshape(-1).at[values].get(mode="promise_in_bounds")
 
@@ -268,6 +268,14 @@ def affine_bicubic(image: Array, at: Samples, fill: Array | int) -> Array:
     lines = [_cubic([pixel(row, column) for column in columns], x) for row in rows]
     value = jnp.clip(_cubic(lines, y), 0, 255).astype(jnp.uint8)
     return jnp.where(jnp.asarray(at.inside)[..., None], value, _color(fill, image))
+
+
+def _floor_divide(a: Array, b: Array) -> Array:
+    """a // b of integers 0 <= a < 2**23 and b > 0, by a division of floats, which is faster.
+
+    It is exact if a / b < 2**15: a + 1/2 keeps the quotient away from whole numbers.
+    """
+    return jnp.floor((a.astype(jnp.float32) + 0.5) / b.astype(jnp.float32)).astype(jnp.int32)
 
 
 def _color(fill: Array | int, image: Array) -> Array:

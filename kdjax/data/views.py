@@ -9,13 +9,15 @@ The teacher's view is one of four (Beyer et al. 2022, figure 2 and section 3.1):
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from kdjax import parallel
-from kdjax.data import augment
+from kdjax.data import augment, policies
+from kdjax.data import policy as augmentation_policy
 from kdjax.types import Array, UserError
 
 TEACHER_VIEWS = ("fixed", "independent", "consistent", "function_matching")
@@ -78,6 +80,9 @@ def make_views(
     fill: tuple[float, ...] = (),
     mixup: float = 0.0,
     mixup_weight: str = "batch",
+    policy: str = "",
+    policy_ops: int = 3,
+    policy_magnitude: float = 5.0,
     cropped: bool = False,
 ) -> ViewFn:
     """Makes the function that computes the views of student and teacher.
@@ -103,6 +108,10 @@ def make_views(
         weight itself.
       mixup_weight: one of `MIXUP_WEIGHTS`: one weight per `batch` (Zhang et al. 2018; Beyer et
         al. 2022) or per `example`.
+      policy: one of `policies.POLICIES`, or empty for none. It is applied in the order in which
+        the code that published it does so (`Policy.order`): after crop and flip, or before.
+      policy_ops: of `randaugment`, N: operators per image.
+      policy_magnitude: of `randaugment`, M, in [0, 30].
       cropped: whether the images are crops already, those of `kdjax.data.whole`.
 
     Returns:
@@ -111,9 +120,10 @@ def make_views(
       zeros), and other images for the teacher if it has its own.
 
     Raises:
-      UserError: if a name is unknown, if mixup is used without `function_matching`, with which
-        alone the teacher sees mixed images, or if `teacher_size` is negative or is used with
-        cutout, whose square would hide another part of the image.
+      UserError: if a name is unknown, if a value of the policy is out of range, if mixup is used
+        without `function_matching`, with which alone the teacher sees mixed images, or if
+        `teacher_size` is negative or is used with cutout or a policy, which would change another
+        part of the image.
     """
     for option, given, allowed in (
         ("teacher_view", teacher_view, TEACHER_VIEWS),
@@ -127,30 +137,53 @@ def make_views(
             f"mixup is {mixup} but teacher_view is {teacher_view!r}: the teacher sees mixed images "
             "only with teacher_view='function_matching'"
         )
-    if teacher_size < 0 or (teacher_size and cutout):
+    if teacher_size < 0 or (teacher_size and (cutout or policy)):
         raise UserError(
-            f"teacher_size is {teacher_size} and cutout {cutout}: the size is a side in pixels, "
-            "and 0 with cutout"
+            f"teacher_size is {teacher_size}, cutout {cutout} and policy {policy!r}: the size is a "
+            "side in pixels, and 0 with cutout or a policy"
         )
 
-    def one_view(rng: Array, image: Array, size: int) -> Array:
-        crop_key, flip_key, cutout_key = jax.random.split(rng, 3)
-        if cropped:
-            pass
-        elif crop == "inception":
-            image = augment.inception_crop(crop_key, image, size, scale)
-        elif crop == "random":
-            image = augment.random_crop(crop_key, image, image_size)
-        else:
+    chosen = None
+    order: tuple[str, ...] = ("crop", "flip", "cutout")
+    if policy:
+        chosen = policies.create(policy, operations=policy_ops, magnitude=policy_magnitude)
+        order = chosen.order
+
+    def crop_of(rng: Array, image: Array, size: int) -> Array:
+        if crop == "inception" and not cropped:
+            image = augment.inception_crop(rng, image, size, scale)
+        elif crop == "random" and not cropped:
+            image = augment.random_crop(rng, image, image_size)
+        elif not cropped:
             image = augment.central_crop(image, image_size)
             if crop == "padded":
-                image = augment.padded_crop(crop_key, image, padding)
-        image = augment.resize(image, size)
-        if flip:
-            image = augment.flip(flip_key, image)
-        if cutout:
-            image = augment.cutout(cutout_key, image, cutout, jnp.asarray(fill))
+                image = augment.padded_crop(rng, image, padding)
+        return augment.resize(image, size)
+
+    def one_view(rng: Array, image: Array, size: int, steps: Sequence[str]) -> Array:
+        crop_key, flip_key, cutout_key = jax.random.split(rng, 3)
+        for step in steps:
+            if step == "crop":
+                image = crop_of(crop_key, image, size)
+            elif step == "flip" and flip:
+                image = augment.flip(flip_key, image)
+            elif step == "cutout" and cutout:
+                image = augment.cutout(cutout_key, image, cutout, jnp.asarray(fill))
         return image
+
+    def all_views(keys: Array, images: Array, size: int) -> Array:
+        def stage(images: Array, steps: Sequence[str]) -> Array:
+            return jax.vmap(functools.partial(one_view, size=size, steps=steps))(keys, images)
+
+        if not chosen:
+            return stage(images, order)
+        at = order.index("policy")
+        # The first three keys are those of `one_view`.
+        policy_keys = jax.vmap(lambda key: jax.random.split(key, 4)[3])(keys)
+        images = augmentation_policy.apply(
+            chosen, policy_keys, stage(images, order[:at]), jnp.asarray(fill)
+        )
+        return stage(images, order[at + 1 :])
 
     def mix(x: Array, weight: Array, axis_name: str | None) -> Array:
         weight = weight.reshape(-1, *[1] * (x.ndim - 1))
@@ -170,7 +203,7 @@ def make_views(
 
         def augmented(key: Array, images: Array, size: int) -> Array:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-            return jax.vmap(functools.partial(one_view, size=size))(keys, as_pixels(images))
+            return all_views(keys, as_pixels(images), size)
 
         student = augmented(view_key, images, image_size)
         targets = jax.nn.one_hot(labels, num_classes)

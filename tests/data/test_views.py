@@ -2,10 +2,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pillow_operators as pillow
 import pytest
 
 from kdjax import parallel
-from kdjax.data import views
+from kdjax.data import policies, views
+from kdjax.data.policy import Action, Policy
 from kdjax.types import UserError
 
 B, SIZE, K = 8, 6, 4
@@ -199,6 +201,43 @@ def test_examples_of_one_batch_are_augmented_differently():
     assert len({view.tobytes() for view in np.asarray(seen.student)}) > B // 2
 
 
+def test_a_policy_is_applied_in_the_order_of_its_code(images):
+    """Policies that shift everything out leave grey or black where crop and flip come first."""
+    white = jnp.full((B, SIZE, SIZE, 3), 255, jnp.uint8)
+    out = Action("translate_x", 1.0, (SIZE,))
+
+    def seen(**options):
+        with pytest.MonkeyPatch.context() as patch:
+            shift = Policy(((out,),), 1, fill=255, **options)
+            patch.setattr(policies, "create", lambda name, **_: shift)
+            return np.asarray(
+                _make(policy="mine", crop="padded", padding=SIZE, flip=True)(
+                    _key(), white, LABELS
+                ).student
+            )
+
+    # The padding is black, and what the policy shifts in is white.
+    assert (seen(order=("crop", "flip", "policy", "cutout")) == 1).all()
+    assert (seen(order=("policy", "crop", "flip", "cutout")) == 0).any()
+
+
+def test_a_consistent_teacher_sees_the_students_view_with_a_policy():
+    photographs = jnp.asarray(pillow.photographs(3)[:B])
+    fill = (0.5, 0.4, 0.3)
+
+    consistent = jax.jit(
+        views.make_views(
+            num_classes=K, image_size=32, policy="uda_randaugment", cutout=8, fill=fill
+        )
+    )
+    one, two = consistent(_key(0), photographs, LABELS), consistent(_key(1), photographs, LABELS)
+    chex.assert_trees_all_equal(one.teacher, one.student)
+    assert np.any(np.asarray(one.student) != np.asarray(two.student), axis=(1, 2, 3)).all()
+    assert one.student.shape == (B, 32, 32, 3)
+    assert one.student.min() >= 0
+    assert one.student.max() <= 1
+
+
 def _on_devices(make, images, count):
     devices = parallel.Devices(jax.local_devices()[:count])
     mapped = devices.map(lambda key, x, y: make(key, x, y, parallel.AXIS), (None, 0, 0), out_axes=0)
@@ -217,6 +256,12 @@ def test_views_on_two_devices_are_exactly_those_on_one(images, crop, mixed):
     chex.assert_trees_all_close(one, make(_key(), images, LABELS), rtol=0, atol=2 * 2**-21)
 
 
+def test_views_with_a_policy_on_two_devices_are_exactly_those_on_one(images):
+    make = _make(crop="padded", padding=2, policy="autoaugment_cifar10")
+    one, two = (_on_devices(make, images, count) for count in (1, 2))
+    chex.assert_trees_all_equal(one, two)
+
+
 def test_weights_per_example_do_not_depend_on_the_number_of_devices(images):
     make = _make(**AUGMENTED, **MIXED, mixup_weight="example")
     one, two = (_on_devices(make, images, count) for count in (1, 2))
@@ -229,8 +274,19 @@ def test_weights_per_example_do_not_depend_on_the_number_of_devices(images):
     [
         ({"teacher_view": "fix"}, "unknown teacher_view 'fix': choose from fixed, independent"),
         ({"crop": "middle"}, "unknown crop 'middle': choose from none, padded, random, inception"),
-        ({"teacher_size": -1}, "teacher_size is -1 and cutout 0: the size is a side in pixels"),
-        ({"teacher_size": 9, "cutout": 2}, "teacher_size is 9 and cutout 2: .* 0 with cutout"),
+        (
+            {"teacher_size": -1},
+            "teacher_size is -1, cutout 0 and policy '': the size is a side in pixels",
+        ),
+        (
+            {"teacher_size": 9, "cutout": 2},
+            "teacher_size is 9, cutout 2 and policy '': .* 0 with cutout",
+        ),
+        ({"policy": "mixup"}, "unknown policy 'mixup': choose from autoaugment_cifar10, randaug"),
+        (
+            {"policy": "randaugment", "policy_magnitude": 40},
+            r"policy_magnitude is 40: .* \[0, 30\]",
+        ),
         ({"mixup_weight": "image"}, "unknown mixup_weight 'image': choose from batch, example"),
         *(
             ({"mixup": 0.5, "teacher_view": name}, f"mixup is 0.5 but teacher_view is {name!r}")
