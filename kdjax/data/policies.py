@@ -164,8 +164,9 @@ def uda_randaugment() -> Policy:
     """The RandAugment of UDA (Xie et al. 2020) as in github.com/google-research/uda.
 
     Two of 15 operators with levels from 1 to 9 are drawn uniformly, and each is applied with
-    probability one half. Then follow the cutout (16 pixels there), the flip and the crop, in
-    this order, if the view has them.
+    probability one half. Then follow the cutout (of 16 pixels there), the flip and the crop, in
+    this order, if the view has them. Missing pixels are of the mean colour, as they are 0 after
+    that code's normalisation.
     """
     rows = [(_uda_action(operator, level),) for operator in _UDA for level in range(1, 10)]
     return Policy(

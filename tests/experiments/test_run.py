@@ -24,6 +24,7 @@ from experiments import cli, data, networks, report, run, workdir
 from experiments.log import read_metrics
 from experiments.tasks import Supervised
 from kdjax import checkpoint, train
+from kdjax.data import policies, policy
 from kdjax.types import UserError
 
 METRICS = {"accuracy", "top5", "nll", "ece"}
@@ -207,6 +208,26 @@ def test_best_selects_on_validation_and_never_on_test(tmp_path):
     assert measured["test"]["accuracy"] == row["test/accuracy"]
 
 
+def test_a_phase_trains_with_a_policy(tmp_path, monkeypatch):
+    applied = []
+
+    def apply(chosen, *arguments):
+        applied.append(chosen)
+        return original(chosen, *arguments)
+
+    original = policy.apply
+    monkeypatch.setattr(policy, "apply", apply)
+    config = small_config()
+    config.phases = {"teacher": config.phases.teacher}
+    config.train.augment.update(policy="randaugment", policy_ops=2, policy_magnitude=9.0)
+    config.debug = True
+    summary, _ = execute(config, tmp_path)
+    assert set(applied) == {policies.create("randaugment", operations=2, magnitude=9.0)}
+    assert summary["phases"]["teacher"]["steps"] == 2
+    (row,) = read_metrics(tmp_path / "teacher" / "metrics.jsonl")[-1:]
+    assert np.isfinite(row["train/cross_entropy"])
+
+
 def test_some_steps_are_traced(tmp_path):
     config = small_config()
     config.profile = "2:4"
@@ -356,6 +377,7 @@ def test_phases_of_one_architecture_start_differently(finished):
         (lambda c: c.train.schedule.update(name="sine"), "unknown schedule 'sine'"),
         (lambda c: c.train.augment.update(teacher_view="blind"), "unknown teacher_view 'blind'"),
         (lambda c: c.train.augment.update(mixup=1.0), "only with teacher_view='function_matching'"),
+        (lambda c: c.train.augment.update(policy="aa"), "unknown policy 'aa': choose from autoaugm"),
         (lambda c: c.phases.kd.update(teachers=("nobody",)), "neither an earlier phase"),
         (lambda c: c.train.update(teacher_batch_norm="off"), "choose from running, batch"),
         (lambda c: c.phases.kd.update(init_methods_from="nobody"), "init_methods_from is 'nobody'"),
