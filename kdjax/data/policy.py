@@ -236,8 +236,9 @@ def apply(policy: Policy, keys: Array, images: Array, mean: Array) -> Array:
         pixels = state.image.astype(jnp.float32) / 255
         return jnp.where(state.missing, mean[None, None], pixels) if policy.transparent else pixels
 
-    # One image after the other runs only the operators that were drawn, and costs a tenth on a
-    # CPU; all at once run every operator and select, which suits an accelerator.
+    # One after the other, images run only the operators that were drawn for them, which takes a
+    # tenth of the time on a CPU. All at once, they run every operator and select a result, which
+    # keeps an accelerator busy.
     each = jax.lax.map if parallel.on_cpu() else lambda f, xs: jax.vmap(f)(xs)
     return each(one, (images, steps))
 
