@@ -141,6 +141,8 @@ def base() -> ConfigDict:
                 padding=4,
                 scale=(0.05, 1.0),
                 flip=True,
+                rotation=0.0,  # degrees, at most
+                jitter=0.0,  # of brightness, contrast, saturation and hue, at most
                 cutout=0,
                 mixup=0.0,
                 mixup_weight="batch",

@@ -72,13 +72,13 @@ _CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 _CIFAR100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 _SVHN = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
 _MNIST = ((0.1307,), (0.3081,))
-_UNCROPPED = {"crop": "none"}
+_UNCROPPED = {"crop": "none", "rotation": 20.0}
 _REPORT = {
     "mnist": Training(10.0, *_MNIST, _UNCROPPED, 0.05),
     "fashion_mnist": Training(30.0, (0.5,), (0.5,), _UNCROPPED, 0.05),
-    "svhn": Training(100.0, (0.5,) * 3, (0.5,) * 3, {}, 0.01),
-    "cifar10": Training(352.0, *_CIFAR10, {}, 0.01),
-    "cifar100": Training(450.0, *_CIFAR10, {}, 0.01),
+    "svhn": Training(100.0, (0.5,) * 3, (0.5,) * 3, {"rotation": 20.0}, 0.01),
+    "cifar10": Training(352.0, *_CIFAR10, {"rotation": 20.0, "jitter": 0.03}, 0.01),
+    "cifar100": Training(450.0, *_CIFAR10, {"rotation": 20.0}, 0.01),
 }
 # The authors have no MNIST and no Fashion-MNIST; their SVHN is not augmented.
 _AUTHORS = {

@@ -37,9 +37,16 @@ _ADDED: dict[str, Any] = {
     "compared_with": (),
     "schedule": {"horizon": 0.0},
     "shots_per_seed": False,
-    "augment": {"teacher_crops": 0, "teacher_size": 0},
     "transition_curves": {"images": 0, "steps": 100, "step_size": 1.0},
-    "augment": {"policy": "", "policy_ops": 3, "policy_magnitude": 5.0},
+    "augment": {
+        "teacher_crops": 0,
+        "teacher_size": 0,
+        "rotation": 0.0,
+        "jitter": 0.0,
+        "policy": "",
+        "policy_ops": 3,
+        "policy_magnitude": 5.0,
+    },
 }
 _ADDED_TO_DATA = {"whole": False}
 _LAYERS = ("train", "teacher", "student")

@@ -69,6 +69,63 @@ def flip(rng: Array, image: Array) -> Array:
     return pix.random_flip_left_right(rng, image)
 
 
+def rotation(rng: Array, image: Array, degrees: float) -> Array:
+    """Rotates about the centre by up to `degrees` in either direction.
+
+    Every pixel is that which is nearest to where it comes from, or black, as in torchvision.
+    """
+    h, w, _ = image.shape
+    angle = jax.random.uniform(rng, minval=-degrees, maxval=degrees)
+    return operators.affine(image, operators.fixed_point(operators.rotate(angle, h, w)), 0)
+
+
+def jitter(rng: Array, image: Array, amount: float) -> Array:
+    """Changes brightness, contrast, saturation and hue, in random order.
+
+    As torchvision's `ColorJitter`. The first three are multiplied by a factor within `amount`
+    of 1; hue is turned by up to `amount` of a full circle. Grey images have neither saturation
+    nor hue.
+    """
+    order_key, *keys = jax.random.split(rng, 5)
+    changes = [jax.random.uniform(key, minval=-amount, maxval=amount) for key in keys]
+    order = jax.random.permutation(order_key, 4 if image.shape[-1] == 3 else 2)
+    return change_colors(image, order, jnp.stack(changes))
+
+
+def change_colors(image: Array, order: Array, changes: Array) -> Array:
+    """Changes brightness (0), contrast (1), saturation (2) and hue (3).
+
+    Args:
+      image: float32 [h, w, c], pixels in [0, 1], rounded to multiples of 1/255 after every change.
+      order: int32 [m], which are changed, one after the other.
+      changes: float32 [4], by how much: factors less 1, and a fraction of a full circle.
+    """
+
+    def hue(image: Array, change: Array) -> Array:
+        return as_uint8(pix.adjust_hue(image.astype(jnp.float32) / 255, change))
+
+    branches = [
+        lambda image, change: operators.brightness(image, 1 + change),
+        lambda image, change: operators.contrast(image, 1 + change),
+        lambda image, change: operators.color(image, 1 + change),
+        hue,
+    ]
+    # In a grey image, the last two change nothing.
+    branches = branches if image.shape[-1] == 3 else branches[:2]
+    changes = jnp.asarray(changes)
+    pixels, _ = jax.lax.scan(
+        lambda pixels, i: (jax.lax.switch(i, branches, pixels, changes[i]), None),
+        as_uint8(image),
+        order,
+    )
+    return pixels.astype(jnp.float32) / 255
+
+
+def as_uint8(image: Array) -> Array:
+    """Rounds pixels in [0, 1] to uint8."""
+    return jnp.round(image * 255).astype(jnp.uint8)
+
+
 def cutout(rng: Array, image: Array, size: int, fill: Array) -> Array:
     """Paints a size x size square centred on a random pixel in the colour `fill` [c].
 

@@ -169,11 +169,16 @@ def translate(x: float, y: float) -> np.ndarray:
     return np.array([1, 0, x, 0, 1, y], np.float64)
 
 
-def rotate(degrees: float, height: int, width: int) -> np.ndarray:
-    """The matrix by which an image is rotated counter-clockwise about its centre."""
-    cos, sin = (round(f(np.radians(degrees)), 15) for f in (np.cos, np.sin))
+def rotate(degrees: Number, height: int, width: int) -> Matrix:
+    """The matrix by which an image is rotated counter-clockwise about its centre.
+
+    The angle is a number on the host, as in Pillow, or traced.
+    """
+    xp = jnp if isinstance(degrees, jax.Array) else np
+    # Rounded, so that right angles are exact.
+    cos, sin = (xp.round(f(xp.radians(degrees)), 15) for f in (xp.cos, xp.sin))
     x, y = width / 2, height / 2
-    return np.array([cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y])
+    return xp.stack([cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y])
 
 
 def fixed_point(matrix: Matrix) -> Matrix:

@@ -88,7 +88,7 @@ def _drawn_square(size: Array, at: Array) -> Sides:
 
 
 # The matrix of a geometric operator, of its value, the image's height and its width.
-_MATRICES: dict[str, Callable[[float, int, int], np.ndarray]] = {
+_MATRICES: dict[str, Callable[[float, int, int], operators.Matrix]] = {
     "shear_x": lambda value, h, w: operators.shear_x(value),
     "shear_y": lambda value, h, w: operators.shear_y(value),
     "translate_x": lambda value, h, w: operators.translate(value, 0),
@@ -149,7 +149,7 @@ def _tabulate(policy: Policy, h: int, w: int) -> _Tables:
     operator, value = np.zeros(shape, np.int32), np.zeros((*shape, 2), np.float32)
     matrices = np.tile(operators.translate(0, 0), (*shape, 2, 1))
     samples = np.zeros((*shape, 2), np.int32)
-    grids: dict[tuple[str, float], np.ndarray] = {}
+    grids: dict[tuple[str, float], operators.Matrix] = {}
     for i, j in itertools.product(*map(range, shape)):
         action = policy.sub_policies[i][j]
         operator[i, j] = names.index(action.operator)

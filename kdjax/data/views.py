@@ -76,6 +76,8 @@ def make_views(
     padding: int = 4,
     scale: tuple[float, float] = (0.05, 1.0),
     flip: bool = True,
+    rotation: float = 0.0,
+    jitter: float = 0.0,
     cutout: int = 0,
     fill: tuple[float, ...] = (),
     mixup: float = 0.0,
@@ -101,6 +103,9 @@ def make_views(
       padding: for `padded`, in pixels.
       scale: for `inception`, range of the part's area as a fraction of the image's.
       flip: mirror horizontally with probability one half.
+      rotation: the largest angle of a random rotation after that, in degrees; 0 for none.
+      jitter: the largest change of brightness, contrast, saturation and hue after that, in
+        [0, 1/2]; 0 for none.
       cutout: side of the square painted over, in pixels; 0 for none.
       fill: colour of that square, [c] in [0, 1].
       mixup: parameter p of the Beta(p, p) distribution of the mixup weight; 0 disables mixup.
@@ -109,7 +114,8 @@ def make_views(
       mixup_weight: one of `MIXUP_WEIGHTS`: one weight per `batch` (Zhang et al. 2018; Beyer et
         al. 2022) or per `example`.
       policy: one of `policies.POLICIES`, or empty for none. It is applied in the order in which
-        the code that published it does so (`Policy.order`): after crop and flip, or before.
+        the code that published it does so (`Policy.order`): after crop and flip, or before. Crops
+        of whole images come before any policy.
       policy_ops: of `randaugment`, N: operators per image.
       policy_magnitude: of `randaugment`, M, in [0, 30].
       cropped: whether the images are crops already, those of `kdjax.data.whole`.
@@ -137,6 +143,11 @@ def make_views(
             f"mixup is {mixup} but teacher_view is {teacher_view!r}: the teacher sees mixed images "
             "only with teacher_view='function_matching'"
         )
+    if rotation < 0 or not 0 <= jitter <= 0.5:
+        raise UserError(
+            f"rotation is {rotation} and jitter {jitter}: the first is an angle, 0 or larger, the "
+            "second is in [0, 0.5]"
+        )
     if teacher_size < 0 or (teacher_size and (cutout or policy)):
         raise UserError(
             f"teacher_size is {teacher_size}, cutout {cutout} and policy {policy!r}: the size is a "
@@ -160,13 +171,20 @@ def make_views(
                 image = augment.padded_crop(rng, image, padding)
         return augment.resize(image, size)
 
+    def turned(rng: Array, image: Array) -> Array:
+        # The keys before these are those of `one_view` and of the policy.
+        rotation_key, jitter_key = jax.random.split(rng, 6)[4:]
+        if rotation:
+            image = augment.rotation(rotation_key, image, rotation)
+        return augment.jitter(jitter_key, image, jitter) if jitter else image
+
     def one_view(rng: Array, image: Array, size: int, steps: Sequence[str]) -> Array:
         crop_key, flip_key, cutout_key = jax.random.split(rng, 3)
         for step in steps:
             if step == "crop":
                 image = crop_of(crop_key, image, size)
-            elif step == "flip" and flip:
-                image = augment.flip(flip_key, image)
+            elif step == "flip":
+                image = turned(rng, augment.flip(flip_key, image) if flip else image)
             elif step == "cutout" and cutout:
                 image = augment.cutout(cutout_key, image, cutout, jnp.asarray(fill))
         return image

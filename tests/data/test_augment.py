@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image, ImageEnhance
 
 from kdjax.data import augment
 
@@ -145,3 +146,60 @@ def test_central_crop_is_the_central_square(size, top, left):
 
 def test_central_crop_of_the_images_own_size_is_the_image():
     np.testing.assert_array_equal(augment.central_crop(_image(5, 5), 5), _image(5, 5))
+
+
+def photo(side=32):
+    from sklearn.datasets import load_sample_image
+
+    return load_sample_image("china.jpg")[200 : 200 + side, 300 : 300 + side]
+
+
+def test_a_rotation_is_that_of_pillow_by_an_angle_in_range():
+    image = photo()
+    for seed in range(20):
+        key = jax.random.key(seed)
+        angle = float(jax.random.uniform(key, minval=-20.0, maxval=20.0))
+        ours = np.round(255 * np.asarray(augment.rotation(key, jnp.asarray(image / 255.0), 20.0)))
+        theirs = np.asarray(Image.fromarray(image).rotate(angle))
+        # Where a pixel comes from right between two others, float32 rounds otherwise.
+        assert np.mean(np.any(ours != theirs, axis=-1)) < 0.01
+        assert (ours[0, 0] == 0).all() or abs(angle) < 5
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)])
+def test_changed_colors_are_those_of_pillow(order):
+    image, changes = photo(), np.array([0.2, -0.3, 0.4, 0.1], np.float32)
+    picture = Image.fromarray(image)
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for which in order:
+        if which == 3:
+            hue, saturation, value = picture.convert("HSV").split()
+            turned = (np.asarray(hue).astype(int) + round(255 * 0.1)).astype(np.uint8)
+            picture = Image.merge("HSV", (Image.fromarray(turned), saturation, value))
+            picture = picture.convert("RGB")
+        else:
+            picture = enhancers[which](picture).enhance(1 + float(changes[which]))
+    ours = augment.change_colors(jnp.asarray(image / 255.0, jnp.float32), jnp.array(order), changes)
+    difference = np.abs(255 * np.asarray(ours) - np.asarray(picture).astype(float))
+    # Pillow's HSV has 256 values a channel.
+    assert difference.mean() < 2.5
+    alone = [i for i in order if i != 3]
+    exact = augment.change_colors(
+        jnp.asarray(image / 255.0, jnp.float32), jnp.array(alone), changes
+    )
+    picture = Image.fromarray(image)
+    for which in alone:
+        picture = enhancers[which](picture).enhance(1 + float(changes[which]))
+    np.testing.assert_array_equal(np.round(255 * np.asarray(exact)), np.asarray(picture))
+
+
+def test_jitter_stays_in_range_and_knows_grey_images():
+    grey = jnp.full((4, 4, 1), 0.5)
+    values = np.array([augment.jitter(jax.random.key(i), grey, 0.2)[0, 0, 0] for i in range(40)])
+    assert np.all(np.abs(values - 0.5) <= 0.1 + 1 / 255)
+    assert values.min() < 0.45
+    assert values.max() > 0.55
+    colored = jnp.asarray(photo(8) / 255.0, jnp.float32)
+    both = [augment.jitter(jax.random.key(i), colored, 0.1) for i in (0, 0, 1)]
+    np.testing.assert_array_equal(both[0], both[1])
+    assert np.any(np.asarray(both[0]) != np.asarray(both[2]))
