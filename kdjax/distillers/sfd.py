@@ -13,7 +13,9 @@ FORMS = ("map", "peak")
 _STEM = {"stem_conv", "stem_pre"}
 
 
-def sfd(*, form: str = "map") -> Distiller:
+def sfd(
+    *, form: str = "map", distance: str = "mse", pool: str = "max", layers: str = "all"
+) -> Distiller:
     """Mean squared difference of the maps, the larger max-pooled to the smaller, summed.
 
     The survey's code, which produced its results, differs from its text: it max-pools every
@@ -29,16 +31,27 @@ def sfd(*, form: str = "map") -> Distiller:
 
     Args:
       form: one of `FORMS`.
+      distance: of `map`, as for `kdjax.losses.sfd`.
+      pool: of `map`, as for `kdjax.losses.sfd`.
+      layers: of `map`, which of the stem and the stages are compared: `all`, `first:N`,
+        `last:N` or `every:N` (each N-th, the last included), as in section 5.6.
 
     Raises:
-      UserError: if the form is unknown.
+      UserError: if one of them is unknown.
     """
-    if form not in FORMS:
-        raise UserError(f"unknown form {form!r} of sfd: choose from {', '.join(FORMS)}")
+    for what, given, allowed in (
+        ("form", form, FORMS),
+        ("distance", distance, losses.SFD_DISTANCES),
+        ("pool", pool, losses.SFD_POOLS),
+    ):
+        if given not in allowed:
+            raise UserError(f"unknown {what} {given!r} of sfd: choose from {', '.join(allowed)}")
+    chosen = _layers(layers)
 
     def pairs(context: Context) -> dict[str, tuple[Array, Array]]:
         if form == "map":
-            return stem_and_stages("sfd", context)
+            found = stem_and_stages("sfd", context)
+            return {name: found[name] for name in list(found)[chosen]}
         survey = all(set(one.taps) >= _STEM for one in (context.student, context.teacher))
         stem = maps("sfd", context, sorted(_STEM) if survey else ("stem",))
         return stem | maps("sfd", context, suffix="_pre")
@@ -48,7 +61,7 @@ def sfd(*, form: str = "map") -> Distiller:
 
     def compare(student: Array, teacher: Array, axis_name: str | None) -> Array:
         if form == "map":
-            return losses.sfd(student, teacher)
+            return losses.sfd(student, teacher, distance=distance, pool=pool)
         peaks = [x.max((1, 2)).astype(jnp.float32) for x in (student, teacher)]
         peaks = parallel.all_gather(peaks, axis_name)
         squares = jnp.sum(jnp.square(peaks[0] - peaks[1]), axis=-1)
@@ -64,3 +77,19 @@ def sfd(*, form: str = "map") -> Distiller:
         return MethodLoss(value, state, {})
 
     return for_each_teacher("sfd", loss, init)
+
+
+def _layers(given: str) -> slice:
+    """The slice of the layers that `layers` means."""
+    which, _, number = given.partition(":")
+    if given == "all":
+        return slice(None)
+    if which not in ("first", "last", "every") or not number.isdigit() or int(number) < 1:
+        raise UserError(
+            f"unknown layers {given!r} of sfd: choose from all, first:N, last:N, every:N"
+        )
+    n = int(number)
+    if which == "every":
+        # Counted from the last layer, in the order of the network.
+        return slice(None, None, -n)
+    return slice(n) if which == "first" else slice(-n, None)

@@ -7,6 +7,8 @@ mean. Losses between examples return a scalar.
 from kdjax.losses.contrastive import crd_nce
 from kdjax.losses.features import (
     PRECISION,
+    SFD_DISTANCES,
+    SFD_POOLS,
     activation_boundary,
     adaptive_average_pool,
     adaptive_max_pool,
@@ -31,6 +33,8 @@ from kdjax.losses.relations import correlation_congruence, pkt, rkd, similarity_
 
 __all__ = [
     "PRECISION",
+    "SFD_DISTANCES",
+    "SFD_POOLS",
     "activation_boundary",
     "adaptive_average_pool",
     "adaptive_max_pool",

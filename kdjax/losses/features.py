@@ -283,23 +283,48 @@ def adaptive_max_pool(feature: Array, size: tuple[int, int]) -> Array:
     return feature
 
 
-def sfd(student_feature: Array, teacher_feature: Array) -> Array:
-    """Mean squared difference of two maps, the larger max-pooled to the smaller, per example.
+def _resize(feature: Array, size: tuple[int, int]) -> Array:
+    """Resizes [b, h, w, c] to [b, *size, c], bilinear."""
+    return jax.image.resize(feature, (len(feature), *size, feature.shape[-1]), "linear")
 
-    Simple feature distillation, section 4.0.1 of the CIFAR-10 survey. The minimum is zero,
-    where the pooled maps are equal.
+
+def _cosine_distance(student: Array, teacher: Array) -> Array:
+    a, b = (l2_normalize(x.reshape(len(x), -1).astype(jnp.float32)) for x in (student, teacher))
+    return 1 - jnp.sum(a * b, axis=-1)
+
+
+def _kl_of_maps(student: Array, teacher: Array) -> Array:
+    log_s, log_t = (
+        jax.nn.log_softmax(x.reshape(len(x), -1).astype(jnp.float32)) for x in (student, teacher)
+    )
+    return jnp.sum(jnp.exp(log_t) * (log_t - log_s), axis=-1)
+
+
+SFD_POOLS = {"max": adaptive_max_pool, "average": adaptive_average_pool, "resize": _resize}
+SFD_DISTANCES = {"mse": fitnet, "cosine": _cosine_distance, "kl": _kl_of_maps}
+
+
+def sfd(
+    student_feature: Array, teacher_feature: Array, *, distance: str = "mse", pool: str = "max"
+) -> Array:
+    """Distance between two maps, the larger pooled to the smaller, per example.
+
+    Simple feature distillation, section 4.0.1 of the CIFAR-10 survey; the other distances and
+    pools are those of its section 5.6. The minimum is zero, where the pooled maps are equal.
 
     Args:
       student_feature: [b, h, w, c].
       teacher_feature: [b, h', w', c].
+      distance: one of `SFD_DISTANCES`: the mean squared difference, one less the cosine of the
+        flattened maps, or the KL divergence of their softmaxes in nats.
+      pool: one of `SFD_POOLS`.
 
     Returns:
       float32 [b].
     """
     size = smaller_size(student_feature, teacher_feature)
-    return fitnet(
-        adaptive_max_pool(student_feature, size), adaptive_max_pool(teacher_feature, size)
-    )
+    smaller = SFD_POOLS[pool]
+    return SFD_DISTANCES[distance](smaller(student_feature, size), smaller(teacher_feature, size))
 
 
 def level_size(level: int | str, size: int) -> int:

@@ -215,8 +215,27 @@ def test_sfd_peak_is_the_largest_distance_between_maxima_in_the_batch(survey):
 
 
 @pytest.mark.parametrize(
+    ("layers", "compared"),
+    [
+        ("all", ("stem", "stage1", "stage2")),
+        ("first:1", ("stem",)),
+        ("last:2", ("stage1", "stage2")),
+        ("every:2", ("stage2", "stem")),
+    ],
+)
+def test_sfd_compares_the_layers_that_it_is_told(layers, compared):
+    student, teacher = _equal_stages()
+    expected = sum(losses.sfd(student[n], teacher[n], distance="cosine") for n in compared)
+    ours = _value(distillers.sfd(layers=layers, distance="cosine"), _context(student, teacher))
+    np.testing.assert_allclose(ours, np.mean(expected) if ours.ndim == 0 else expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
     ("create", "message"),
     [
+        (lambda: distillers.sfd(pool="min"), "unknown pool 'min' of sfd: choose from max, average"),
+        (lambda: distillers.sfd(layers="last"), "unknown layers 'last' of sfd: choose from all"),
+        (lambda: distillers.sfd(layers="some:1"), "unknown layers 'some:1' of sfd"),
         (lambda: distillers.sfd(form="mean"), "unknown form 'mean' of sfd: choose from map, peak"),
         (lambda: distillers.ft(stage="last"), "unknown stage 'last' of ft: choose from joint"),
     ],

@@ -41,6 +41,28 @@ def test_each_distance_is_its_loss_averaged_over_the_teachers():
     np.testing.assert_array_equal(_loss(TEACHERS[0], temperature=3.0, distance="kl"), kl)
 
 
+def test_the_mean_of_probabilities_is_the_target_of_an_ensemble():
+    log_p = np.array([2.0, 0.0, 1.0]) / 3
+    log_p -= np.log(np.exp(log_p).sum())
+    p = np.mean(
+        [np.exp(np.array(t[0]) / 3) / np.exp(np.array(t[0]) / 3).sum() for t in TEACHERS], 0
+    )
+    expected = 9 * np.sum(p * (np.log(p) - log_p))
+    arguments = dict(temperature=3.0, combine="probabilities")
+    np.testing.assert_allclose(_loss(*TEACHERS, **arguments), [expected], rtol=1e-5)
+    # By convexity it is at most the mean of the losses, and the same with one teacher.
+    assert expected < _loss(*TEACHERS, temperature=3.0)[0]
+    alone = _loss(TEACHERS[0], temperature=3.0)
+    np.testing.assert_allclose(_loss(TEACHERS[0], **arguments), alone, rtol=1e-5)
+
+
+def test_combinations_are_checked():
+    with pytest.raises(UserError, match="unknown combine 'votes': choose from losses, prob"):
+        distillers.create("kd", combine="votes")
+    with pytest.raises(UserError, match="combine is 'probabilities' and distance 'hard'"):
+        distillers.create("kd", combine="probabilities", distance="hard")
+
+
 def test_an_unknown_distance_is_named():
     with pytest.raises(UserError, match=f"unknown distance 'agree': .*{', '.join(DISTANCES)}"):
         distillers.create("kd", distance="agree")

@@ -134,3 +134,26 @@ def test_ofd_margin_is_the_mean_of_the_negative_values_of_a_normal_variable():
     actual = losses.ofd_margin(jnp.asarray(scale), jnp.asarray(bias))
     np.testing.assert_allclose(actual, expected, rtol=0.01)
     np.testing.assert_allclose(losses.ofd_margin(jnp.ones(1), jnp.full(1, 5.0)), [-3.0])
+
+
+def test_sfd_by_its_other_distances_and_pools():
+    """Against plain NumPy, on maps whose windows are of equal size."""
+    student, teacher = _map(0, 2, 4, 4, 3), _map(1, 2, 2, 2, 3)
+    blocks = np.asarray(student).reshape(2, 2, 2, 2, 2, 3)
+    pooled = {"max": blocks.max((2, 4)), "average": blocks.mean((2, 4))}
+    # Between four equally far pixels, with anti-aliasing.
+    pooled["resize"] = np.asarray(jax.image.resize(student, (2, 2, 2, 3), "linear"))
+    y = np.asarray(teacher).reshape(2, -1)
+    q = np.exp(y) / np.exp(y).sum(-1, keepdims=True)
+    for pool, value in pooled.items():
+        x = value.reshape(2, -1)
+        p = np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+        norms = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
+        expected = {
+            "mse": np.mean((x - y) ** 2, -1),
+            "cosine": 1 - np.sum(x * y, -1) / norms,
+            "kl": np.sum(q * np.log(q / p), -1),
+        }
+        for distance, wanted in expected.items():
+            ours = losses.sfd(student, teacher, distance=distance, pool=pool)
+            np.testing.assert_allclose(ours, wanted, rtol=1e-4)
