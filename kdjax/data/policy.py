@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import parallel
-from kdjax.data import operators
+from kdjax.data import augment, operators
 from kdjax.types import Array, UserError
 
 
@@ -227,7 +227,7 @@ def apply(policy: Policy, keys: Array, images: Array, mean: Array) -> Array:
 
     def one(arguments: tuple[Array, _Step]) -> Array:
         image, steps = arguments
-        state = _State(jnp.round(image * 255).astype(jnp.uint8), jnp.zeros((h, w, 1), bool))
+        state = _State(augment.as_uint8(image), jnp.zeros((h, w, 1), bool))
         state, _ = jax.lax.scan(
             lambda state, step: (jax.lax.switch(step.operator, branches, step, state), None),
             state,

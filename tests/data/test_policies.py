@@ -116,9 +116,8 @@ def test_autoaugment_is_the_surveys_in_pillow():
             _compare(ours[i], pillow.to_array(expected), share=5e-3)
 
 
-@pytest.mark.parametrize("magnitude", [0, 12.5])
-def test_randaugment_is_the_published_one_in_pillow(magnitude):
-    chosen = policies.create("randaugment", operations=3, magnitude=magnitude)
+def test_randaugment_is_the_published_one_in_pillow():
+    chosen = policies.create("randaugment", operations=3, magnitude=12.5)
     images = _images(N // 4)
     drawn, ours = _both(chosen, images)
     compared = 0

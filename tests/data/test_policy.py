@@ -92,7 +92,7 @@ def test_actions_are_applied_in_order(either_way):
     np.testing.assert_allclose(ours, expected, atol=1e-3)
 
 
-@pytest.mark.parametrize(("name", "channels"), [*zip(policies.POLICIES, (3, 1, 3), strict=True)])
+@pytest.mark.parametrize(("name", "channels"), [("autoaugment_cifar10", 3), ("randaugment", 1)])
 def test_one_by_one_and_at_once_give_the_same_images(name, channels, monkeypatch):
     chosen, images = policies.create(name), _pixels(_images(64, channels))
     results = []
@@ -110,17 +110,11 @@ def test_an_image_depends_on_its_own_key_alone():
     together = np.asarray(_apply(chosen, keys, images))
     np.testing.assert_array_equal(_apply(chosen, keys, images), together)
     np.testing.assert_array_equal(_apply(chosen, keys[::-1], images[::-1]), together[::-1])
-    np.testing.assert_array_equal(_apply(chosen, keys[5:9], images[5:9]), together[5:9])
-    other = np.asarray(_apply(chosen, _keys(24, seed=1), images))
+    other_keys = _keys(24, seed=1).at[5:9].set(keys[5:9])
+    mixed = np.asarray(_apply(chosen, other_keys, 1 - images.at[5:9].set(1 - images[5:9])))
+    np.testing.assert_array_equal(mixed[5:9], together[5:9])
+    other = np.asarray(_apply(chosen, other_keys, images))
     assert (other != together).any(axis=(1, 2, 3)).sum() > 12
-
-
-def test_compiled_and_eager_give_the_same_images():
-    chosen = Policy(((Action("brightness", 0.5, (0.3, 1.7)),),), 2, ())
-    images, keys = _pixels(_images(8)), _keys(8)
-    np.testing.assert_allclose(
-        policy.apply(chosen, keys, images, MEAN), _apply(chosen, keys, images), atol=1e-6
-    )
 
 
 def test_a_policy_that_applies_nothing_returns_the_image():
