@@ -216,16 +216,21 @@ def dual_config():
     return config
 
 
-def test_a_phase_ends_on_its_margin_and_the_next_goes_on_from_the_state_of_the_first(tmp_path):
-    config = dual_config()
-    summary, _ = execute(config, tmp_path / "run")
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("dual") / "run"
+    return execute(dual_config(), workdir)[0], workdir
+
+
+def test_a_phase_ends_on_its_margin_and_the_next_goes_on_from_the_state_of_the_first(ended):
+    summary, workdir = ended
     for seed in (0, 1):
         first, taught = (
             summary["phases"][f"{name}_seed{seed}"] for name in ("student_0", "teacher_1")
         )
         rows = [
             row
-            for row in read_metrics(tmp_path / "run" / f"teacher_1_seed{seed}" / "metrics.jsonl")
+            for row in read_metrics(workdir / f"teacher_1_seed{seed}" / "metrics.jsonl")
             if "test/accuracy" in row
         ]
         leads = [row["validation/accuracy"] - first["validation"]["accuracy"] for row in rows]
@@ -235,7 +240,7 @@ def test_a_phase_ends_on_its_margin_and_the_next_goes_on_from_the_state_of_the_f
         assert taught["validation"]["accuracy_of_student_0"] == first["validation"]["accuracy"]
         # It went on from the first phase's optimiser, and with it from the position in a schedule
         # over one epoch of 15.6 steps, of which the first phase took two.
-        folder = tmp_path / "run" / f"student_1_seed{seed}"
+        folder = workdir / f"student_1_seed{seed}"
         rates = {
             row["step"]: row["learning_rate"] for row in read_metrics(folder / "metrics.jsonl")
         }
@@ -246,6 +251,31 @@ def test_a_phase_ends_on_its_margin_and_the_next_goes_on_from_the_state_of_the_f
         counts = [value for key, value in arrays.items() if "count" in key]
         assert all(int(count) == 8 for count in counts)
     assert counts
+
+
+def test_a_phase_that_ends_on_its_margin_resumes_to_the_same_step_and_reason(ended, tmp_path):
+    whole, _ = ended
+    advance = Bar.advance
+    last = max(whole["phases"][f"teacher_1_seed{seed}"]["steps"] for seed in (0, 1))
+
+    class Killed(BaseException):
+        pass
+
+    def interrupt(self, step):
+        if self.name == "teacher_1" and step == last - 1:
+            raise Killed
+        advance(self, step)
+
+    Bar.advance = interrupt
+    try:
+        with pytest.raises(Killed):
+            execute(dual_config(), tmp_path / "run")
+    finally:
+        Bar.advance = advance
+    again, _ = execute(dual_config(), tmp_path / "run")
+    for name, phase in whole["phases"].items():
+        for key in ("steps", "ended", "test", "validation"):
+            assert again["phases"][name][key] == phase[key]
 
 
 def test_what_a_phase_goes_on_from_has_the_same_state(tmp_path):
