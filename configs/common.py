@@ -135,8 +135,9 @@ def base() -> ConfigDict:
                 # With a fixed view: number of crops, such as the student's, over which the
                 # teacher's predictions are averaged, once per image; 0 is the central square.
                 teacher_crops=0,
-                # Side in pixels of what the teacher sees; 0 is that of the student's views.
-                teacher_size=0,
+                # Side in pixels of what the teachers see, one for all or one for each; 0 is that of
+                # the student's views.
+                teacher_size=(),
                 crop="padded",  # none, padded, random (a window) or inception
                 padding=4,
                 scale=(0.05, 1.0),

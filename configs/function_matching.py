@@ -37,7 +37,8 @@ Variants, and what they cost:
   the data (BiT, which kdjax does not have): give a PyTorch `resnet50` that was fine-tuned on
   the data as `--config.teacher.checkpoint=FILE`. Without it, the teacher is trained from
   scratch, on flowers on a thousand images, and will be poor. A teacher from elsewhere can have
-  another resolution (section 3.3): `--config.student.augment.teacher_size=PX`. Students learn
+  another resolution (section 3.3): `--config.student.augment.teacher_size=PX`, or `PX,0` for two
+  teachers, the second at the students' resolution (T384+224 there). Students learn
   from it at its own resolution; only its own row of the table is at the students'.
 
 `cifar100`, `imagenet100x32`, `flowers`, `pet`, `food`, `sun` and `imagenet` have not been run

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,29 @@ from experiments.networks import TrainedNetwork
 from kdjax import metrics, parallel, train
 from kdjax.data import batches, views, whole
 from kdjax.data.sources import Split
-from kdjax.types import Array, Network, Variables
+from kdjax.types import Array, Network, UserError, Variables
 
 _BATCH_SIZE = 500
 _WHOLE_BATCH_SIZE = 64
+
+
+def teacher_sizes(given: Sequence[int], count: int) -> tuple[int, ...]:
+    """The side of what each of `count` teachers sees, in pixels; 0 is the student's.
+
+    Args:
+      given: none, one for all teachers, or one for each. Those that are not 0 are the same.
+
+    Raises:
+      UserError: if it is none of these.
+    """
+    sizes = tuple(given) or (0,)
+    sizes = sizes * count if len(sizes) == 1 else sizes
+    if len(sizes) != count or min(sizes, default=0) < 0 or len(set(sizes) - {0}) > 1:
+        raise UserError(
+            f"augment.teacher_size is {', '.join(map(str, given))} for {count} teachers: it is one "
+            "side in pixels for all, or for each 0 (the student's) or one and the same side"
+        )
+    return sizes
 
 
 class Evaluator:
@@ -182,36 +201,36 @@ class TeacherLogits:
         teachers: Mapping[str, TrainedNetwork],
         image_size: int,
         devices: parallel.Devices,
-        resolution: int = 0,
+        sizes: Sequence[int] = (),
     ):
         """Takes the teachers by their names in this run, with variables on the devices.
 
-        Their views are those of `kdjax.train.make_eval_step`; with another resolution, if there
-        are whole images, made from these.
+        Their views are those of `kdjax.train.make_eval_step`, at the resolutions that
+        `teacher_sizes` makes of `sizes`; with another resolution, if there are whole images, made
+        from these.
         """
-        self._teachers, self._devices = teachers, devices
-        self._image_size, self._resolution = image_size, resolution
+        self._teachers, self._devices, self._image_size = teachers, devices, image_size
+        self._sizes = dict(zip(teachers, teacher_sizes(sizes, len(teachers)), strict=True))
         self._evaluators: dict[tuple[str, int], Evaluator] = {}
 
     def each(self, split: PhaseSplit) -> tuple[np.ndarray, ...]:
         """float32 [n, k] of every teacher, in order."""
         known = split.teacher_logits
-        size, resolution = self._image_size, self._resolution
-        seen = split
+        for name, resolution in self._sizes.items():
+            if (name, resolution) not in known:
+                known[name, resolution] = self._logits(name, resolution, split)
+        return tuple(known[key] for key in self._sizes.items())
+
+    def _logits(self, name: str, resolution: int, split: PhaseSplit) -> np.ndarray:
+        teacher, size = self._teachers[name], self._image_size
         if resolution not in (0, size) and split.split.whole is not None:
             side = whole.squares_side(split.split, size, resolution)
-            seen, size = PhaseSplit(whole.squares(split.split, side)), resolution
-        for name, teacher in self._teachers.items():
-            if (name, resolution) not in known:
-                # It is compiled once for all splits.
-                key = name, size
-                if key not in self._evaluators:
-                    self._evaluators[key] = Evaluator(
-                        teacher.network, size, self._devices, resolution
-                    )
-                logits = self._evaluators[key].logits(teacher.variables, seen)
-                known[name, resolution] = logits
-        return tuple(known[name, resolution] for name in self._teachers)
+            split, size = PhaseSplit(whole.squares(split.split, side)), resolution
+        # It is compiled once for all splits.
+        key = name, size
+        if key not in self._evaluators:
+            self._evaluators[key] = Evaluator(teacher.network, size, self._devices, resolution)
+        return self._evaluators[key].logits(teacher.variables, split)
 
     def averaged(
         self,

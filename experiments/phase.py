@@ -108,9 +108,9 @@ def _open(
         for name in names
     }
 
-    def logits_of(names: Sequence[str], resolution: int = 0) -> TeacherLogits:
+    def logits_of(names: Sequence[str], sizes: Sequence[int] = ()) -> TeacherLogits:
         networks = {name: placed[name] for name in names}
-        return TeacherLogits(networks, plan.data.image_size, plan.devices, resolution)
+        return TeacherLogits(networks, plan.data.image_size, plan.devices, sizes)
 
     running = []
     for member in members:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from experiments import data, members, networks, profile
 from experiments.data import PhaseData, RunData
+from experiments.evaluation import teacher_sizes
 from experiments.length import EndCondition, make_length
 from experiments.members import Member
 from experiments.networks import TrainedNetwork
@@ -117,9 +118,13 @@ def plan_all(config: ConfigDict) -> tuple[list[Plan], dict[str, TrainedNetwork]]
     known: dict[str, Network] = {}
     loaded: dict[str, TrainedNetwork] = {}
     for name, phase_members in members.expand(config.phases.to_dict()).items():
-        for other in (*config.phases[name].teachers, *config.phases[name].compared_with):
+        phase = config.phases[name]
+        sizes = teacher_sizes(phase.augment.teacher_size, len(phase.teachers))
+        others = dict.fromkeys(phase.compared_with, 0)
+        others |= dict(zip(phase.teachers, sizes, strict=True))
+        for other, size in others.items():
             if other not in known and ("/" in other or "=" in other):
-                loaded[other] = _load_network(other, config.phases[name], run_data.data)
+                loaded[other] = _load_network(other, phase, run_data.data, size)
                 known[other] = loaded[other].network
         # Members with training images of their own cannot share a program's arrays.
         separate = config.phases[name].shots_per_seed and config.phases[name].shots
@@ -175,7 +180,9 @@ def make_plan(
     )  # fmt: skip
 
 
-def _load_network(reference: str, config: ConfigDict, phase_data: PhaseData) -> TrainedNetwork:
+def _load_network(
+    reference: str, config: ConfigDict, phase_data: PhaseData, size: int
+) -> TrainedNetwork:
     mean, std = ((), ()) if config.mean and config.std else phase_data.statistics
     return networks.load(
         reference,
@@ -184,7 +191,7 @@ def _load_network(reference: str, config: ConfigDict, phase_data: PhaseData) -> 
         mean=config.mean or mean,
         std=config.std or std,
         dtype=config.dtype,
-        image_size=config.augment.teacher_size or phase_data.image_size,
+        image_size=size or phase_data.image_size,
     )
 
 
@@ -286,7 +293,14 @@ def _train(
     state = jax.eval_shape(
         task.init,
         jax.random.key(0),
-        tuple(_shapes_of(t, phase_data, config.augment.teacher_size) for t in setup.teachers),
+        tuple(
+            _shapes_of(teacher, phase_data, size)
+            for teacher, size in zip(
+                setup.teachers,
+                teacher_sizes(config.augment.teacher_size, len(setup.teachers)),
+                strict=True,
+            )
+        ),
         init_variables if init_shapes is None else init_shapes,
     )
     return Train(
@@ -305,7 +319,7 @@ def _check_choices(setup: Setup) -> None:
     for key, allowed in (("select", SELECT), ("teacher_batch_norm", train.TEACHER_BATCH_NORMS)):
         if config[key] not in allowed:
             raise UserError(f"unknown {key} {config[key]!r}: choose from {', '.join(allowed)}")
-    if _is_data_free(config) and config.augment.teacher_size:
+    if _is_data_free(config) and any(config.augment.teacher_size):
         raise UserError(
             f"phase {setup.name!r} has augment.teacher_size {config.augment.teacher_size}, but it "
             "learns without data: its teacher sees what the generator makes"

@@ -13,6 +13,7 @@ import optax
 
 from kdjax import parallel
 from kdjax.data import batches, seen, views
+from kdjax.data.views import Views
 from kdjax.jaxprs import inputs_used
 from kdjax.types import (
     Array,
@@ -85,7 +86,7 @@ def init_state(
     distiller: Distiller,
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
-    teacher_image_shape: tuple[int, int, int] | None = None,
+    teacher_image_shapes: Sequence[tuple[int, int, int]] = (),
     num_classes: int,
     batch_size: int,
     teachers: Sequence[Network] = (),
@@ -103,7 +104,7 @@ def init_state(
       distiller: the objective; its `init` is called here.
       optimizer: as for `make_train_step`.
       image_shape: (h, w, c) of the images as the networks see them.
-      teacher_image_shape: the same for the teachers, if they see another size.
+      teacher_image_shapes: the same for each teacher, if any sees another size.
       num_classes: k, the width of the labels.
       batch_size: examples per step and device.
       teachers: in the order in which the distiller expects them.
@@ -127,7 +128,9 @@ def init_state(
     shape: Any = jax.ShapeDtypeStruct
     context = Context(
         student=batch_outputs(student, image_shape),
-        teachers=tuple(batch_outputs(t, teacher_image_shape or image_shape) for t in teachers),
+        teachers=tuple(
+            map(batch_outputs, teachers, teacher_image_shapes or [image_shape] * len(teachers))
+        ),
         labels=shape((batch_size, num_classes), jnp.float32),
         index=shape((batch_size,), jnp.int32),
         step=shape((), jnp.int32),
@@ -168,6 +171,7 @@ def make_train_step(
     axis_name: str | None = None,
     several_seeds: bool = False,
     labelled: Sequence[bool] = (True,),
+    at_student_size: Sequence[bool] = (),
 ) -> TrainStep:
     """The train step.
 
@@ -201,6 +205,8 @@ def make_train_step(
         are computed once.
       labelled: whether each source of images has labels; a second one is under `more` in
         `data` and `batch`. Its images are seen in the same forward pass.
+      at_student_size: for each teacher whether it sees the student's view, where the teacher's
+        view has another resolution; () if none does.
 
     Returns:
       `step(state, teachers, data, batch, rng) -> (state, metrics)`:
@@ -214,14 +220,21 @@ def make_train_step(
       - `metrics`: scalars by name, averaged over the steps of the call.
     """
 
+    sees_students = at_student_size or [False] * len(teachers)
     view_fns = (views,) if callable(views) else tuple(views)
 
     def apply_teacher(
-        teacher: Network, variables: Variables, images: Array, dropout_key: Array
+        i: int, inputs: TeacherInputs, view: Views, index: Array, dropout_key: Array
     ) -> Outputs:
+        teacher, variables = teachers[i], inputs.variables[i]
+        images = view.student if sees_students[i] else view.teacher
         if teacher_batch_norm == "batch":
-            return teacher.train(variables, images, dropout_key)[0]
-        return teacher.evaluate(variables, images)
+            outputs = teacher.train(variables, images, dropout_key)[0]
+        else:
+            outputs = teacher.evaluate(variables, images)
+        if inputs.logits:
+            outputs = outputs._replace(logits=jnp.take(inputs.logits[i], index, axis=0))
+        return jax.lax.stop_gradient(outputs)
 
     def make_objective(
         state: TrainState,
@@ -230,7 +243,6 @@ def make_train_step(
         rng: Array,
         parts: seen.Seen,
     ) -> Callable[[tuple[PyTree, PyTree]], tuple[Array, Any]]:
-        teacher_logits = teacher_inputs.logits or (None,) * len(teachers)
         # Only dropout depends on the sharding: each shard draws its own mask.
         dropout_key = jax.random.fold_in(rng, parallel.index(axis_name))
 
@@ -246,14 +258,8 @@ def make_train_step(
             context = Context(
                 student=outputs,
                 teachers=tuple(
-                    jax.lax.stop_gradient(
-                        _with_logits(
-                            apply_teacher(net, v, view.teacher, dropout_key), logits, index
-                        )
-                    )
-                    for net, v, logits in zip(
-                        teachers, teacher_inputs.variables, teacher_logits, strict=True
-                    )
+                    apply_teacher(i, teacher_inputs, view, index, dropout_key)
+                    for i in range(len(teachers))
                 ),
                 labels=view.labels,
                 index=index,
@@ -436,13 +442,6 @@ def _accuracy(context: Context) -> Metrics:
         return {}
     right = jnp.argmax(context.student.logits, -1) == jnp.argmax(context.labels, -1)
     return {"accuracy": jnp.mean(right[start:stop], dtype=jnp.float32)}
-
-
-def _with_logits(outputs: Outputs, teacher_logits: Array | None, index: Array) -> Outputs:
-    """A teacher's outputs, with its logits taken from the given ones [n, k] if there are any."""
-    if teacher_logits is None:
-        return outputs
-    return outputs._replace(logits=jnp.take(teacher_logits, index, axis=0))
 
 
 def _mean(metrics: PyTree) -> PyTree:

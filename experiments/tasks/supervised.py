@@ -11,7 +11,7 @@ import optax
 from ml_collections import ConfigDict
 
 from experiments.data import PhaseData, PhaseSplit
-from experiments.evaluation import TeacherLogits
+from experiments.evaluation import TeacherLogits, teacher_sizes
 from experiments.length import Length
 from experiments.objective import make_objective
 from experiments.tasks.base import RunSteps, Setup, StepInputs
@@ -58,6 +58,7 @@ class Supervised:
       steps: of the phase.
       augment: arguments of `kdjax.data.views.make_views`.
       extra_views: changes to these for each further view.
+      teacher_sizes: of what each teacher sees, in pixels; 0 is what the student sees.
       teacher_crops: crops over which the predictions of fixed teachers are averaged; 0 takes
         the evaluation view.
       eval_every: steps between evaluations; 0 evaluates only at the end.
@@ -77,6 +78,7 @@ class Supervised:
     steps: int
     augment: dict[str, Any]
     extra_views: tuple[dict[str, Any], ...] = ()
+    teacher_sizes: tuple[int, ...] = ()
     teacher_crops: int = 0
     eval_every: float = 0.0
     grad_accum_steps: int = 1
@@ -95,6 +97,8 @@ class Supervised:
         optimizer = config.optimizer.to_dict() | {"learning_rate": length.learning_rate(config)}
         augment = config.augment.to_dict()
         teacher_crops = augment.pop("teacher_crops")
+        sizes = teacher_sizes(augment["teacher_size"], len(setup.teachers))
+        augment["teacher_size"] = max(sizes, default=0)
         task = cls(
             network=setup.network,
             teachers=setup.teachers,
@@ -106,6 +110,7 @@ class Supervised:
             steps=length.end.max_steps,
             augment=augment,
             extra_views=tuple(config.extra_views.to_dict().values()),
+            teacher_sizes=sizes,
             teacher_crops=teacher_crops,
             eval_every=config.eval_every * length.steps_per_epoch,
             grad_accum_steps=config.grad_accum_steps,
@@ -114,7 +119,7 @@ class Supervised:
             sync_batch_norm=config.sync_batch_norm,
         )
         task.all_views()
-        task.check_teacher_crops()
+        task.check_teacher_views()
         return task
 
     def init(
@@ -130,7 +135,10 @@ class Supervised:
             distiller=self.distiller,
             optimizer=self.optimizer,
             image_shape=self.data.image_shape,
-            teacher_image_shape=(*(self.teacher_size,) * 2, self.data.channels),
+            teacher_image_shapes=[
+                (*(size or self.data.image_size,) * 2, self.data.channels)
+                for size in self.teacher_sizes
+            ],
             num_classes=self.data.num_classes,
             batch_size=sum(self.batch_parts),
             teachers=self.teachers,
@@ -156,6 +164,9 @@ class Supervised:
                 axis_name=parallel.AXIS,
                 several_seeds=True,
                 labelled=self._labelled,
+                at_student_size=[
+                    not size and any(self.teacher_sizes) for size in self.teacher_sizes
+                ],
             ),
             in_axes=(None, None, None, 0, None),
             donate_argnums=0,
@@ -208,11 +219,6 @@ class Supervised:
     def preview(self, state: TrainState) -> None:
         """See `Task.preview`."""
 
-    @property
-    def teacher_size(self) -> int:
-        """Side of what the teachers see, in pixels."""
-        return self.augment["teacher_size"] or self.data.image_size
-
     def make_views(self, **changes: Any) -> views.ViewFn:
         """The function that makes what student and teachers see; checks `augment`."""
         arguments: dict[str, Any] = {
@@ -225,7 +231,7 @@ class Supervised:
 
     def all_views(self) -> list[views.ViewFn]:
         """The functions that make every view of a batch; checks `augment` and `extra_views`."""
-        known = (*self.augment, "teacher_crops")
+        known = [key for key in self.augment if key != "teacher_size"]
         for changes in self.extra_views:
             if unknown := sorted(set(changes) - set(known)):
                 raise UserError(
@@ -242,9 +248,14 @@ class Supervised:
         scale, view = tuple(self.augment["scale"]), self.augment["teacher_view"]
         return whole.Crops(scale, self.data.image_size, view, self.augment["teacher_size"])
 
-    def check_teacher_crops(self) -> None:
-        """Raises UserError if averaging over crops does not fit the other options."""
+    def check_teacher_views(self) -> None:
+        """Raises UserError if what the teachers see does not fit the other options."""
         view, batch_norm = self.augment["teacher_view"], self.teacher_batch_norm
+        if len(set(self.teacher_sizes)) > 1 and view not in ("consistent", "function_matching"):
+            raise UserError(
+                f"augment.teacher_size differs and teacher_view is {view!r}: teachers at the "
+                "student's resolution see what it sees, with consistent or function_matching"
+            )
         if self.teacher_crops and (self.extra_views or self.data.more):
             raise UserError("augment.teacher_crops are of one view of the training split alone")
         if self.teacher_crops < 0 or (

@@ -46,7 +46,7 @@ def test_a_teacher_of_another_resolution_is_evaluated_on_the_resized_square(teac
     devices, split = parallel.Devices(jax.local_devices()[:2]), _split()
     placed = {"t": teacher._replace(variables=devices.replicate(teacher.variables))}
     for resolution in (0, 9):
-        (logits,) = TeacherLogits(placed, SIZE, devices, resolution).each(split)
+        (logits,) = TeacherLogits(placed, SIZE, devices, (resolution,)).each(split)
         seen = views.evaluation_view(IMAGES, SIZE, resolution)
         assert seen.shape[1] == (resolution or SIZE)
         expected = _probabilities(teacher.network, teacher.variables, seen)
@@ -61,13 +61,13 @@ def test_a_teacher_of_another_resolution_sees_the_whole_image_resized_to_it(teac
     large = np.random.default_rng(1).integers(0, 256, (N, 40, 32, 1)).astype(np.uint8)
     originals = OnDemand(N, lambda positions: [large[i] for i in positions])
     split = PhaseSplit(Split(IMAGES, np.zeros(N, np.int32), originals))
-    (logits,) = TeacherLogits(placed, SIZE, devices, 9).each(split)
+    (logits,) = TeacherLogits(placed, SIZE, devices, (9,)).each(split)
     # Nine of twelve pixels are six of eight.
     seen = views.evaluation_view(np.stack([resized(image, 12) for image in large]), 9)
     expected = _probabilities(teacher.network, teacher.variables, seen)
     np.testing.assert_allclose(jax.nn.softmax(logits), expected, rtol=1e-4)
     # At its own it sees the split's images.
-    (logits,) = TeacherLogits(placed, SIZE, devices, SIZE).each(split)
+    (logits,) = TeacherLogits(placed, SIZE, devices, (SIZE,)).each(split)
     seen = views.evaluation_view(IMAGES, SIZE)
     expected = _probabilities(teacher.network, teacher.variables, seen)
     np.testing.assert_allclose(jax.nn.softmax(logits), expected, rtol=1e-4)
@@ -113,7 +113,9 @@ def test_an_average_over_crops_of_whole_images_is_the_mean_of_their_predictions(
     crops = whole.Crops((0.05, 1.0), SIZE, "fixed", teacher_size)
     make = _make_views(crop="inception", cropped=True, teacher_size=teacher_size)
     placed = {"t": teacher._replace(variables=devices.replicate(teacher.variables))}
-    (logits,) = TeacherLogits(placed, SIZE, devices, teacher_size).averaged(split, make, 3, crops)
+    (logits,) = TeacherLogits(placed, SIZE, devices, (teacher_size,)).averaged(
+        split, make, 3, crops
+    )
     seen = [crops.numbered(list(large), np.arange(N), number) / 255 for number in range(3)]
     assert seen[0].shape == (N, *(teacher_size or SIZE,) * 2, 1)
     p = [_probabilities(teacher.network, teacher.variables, images) for images in seen]

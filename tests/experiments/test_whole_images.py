@@ -12,9 +12,10 @@ from small_run import execute, small_config
 
 from configs import common
 from experiments import plan, run
+from experiments.log import read_metrics
 from experiments.tasks import Supervised
 from kdjax.models import Model
-from kdjax.types import Outputs, UserError
+from kdjax.types import Distiller, MethodLoss, Outputs, UserError
 
 STEPS = 4
 
@@ -57,7 +58,7 @@ def _config(images, **data):
         config.student,
         teachers=("teacher",),
         objective={"kd": {"weight": 1.0}},
-        augment={"teacher_view": "function_matching", "mixup": 1.0, "teacher_size": 16},
+        augment={"teacher_view": "function_matching", "mixup": 1.0, "teacher_size": (16,)},
     )
     config.phases.averaged = common.inherit(
         config.student,
@@ -66,6 +67,38 @@ def _config(images, **data):
         augment={"teacher_view": "fixed", "teacher_crops": 3},
     )
     return config
+
+
+def gap(*, teacher):
+    """Mean distance of the logits of student and one teacher."""
+
+    def loss(variables, context):
+        value = jnp.abs(context.student.logits - context.teachers[teacher].logits).mean(-1)
+        return MethodLoss(value, {}, {})
+
+    return Distiller(lambda rng, context: {"params": {}, "state": {}}, loss)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_teachers_at_two_resolutions_see_the_same_crops(images, tmp_path, whole):
+    """Two copies of the student: one sees its view, and has its logits, the other a finer one."""
+    config = _config(images)
+    config.data.whole = whole
+    del config.phases.matching, config.phases.averaged
+    config.student.optimizer.learning_rate = 0.0
+    config.phases.copy = common.inherit(config.student, init_from="teacher", steps=1)
+    config.phases.two = common.inherit(
+        config.student, init_from="teacher", teachers=("teacher", "copy"), steps=1,
+        objective={
+            name: {"method": f"{__name__}:gap", "teacher": i}
+            for i, name in enumerate(("finer", "same"))
+        },
+        augment={"teacher_view": "function_matching", "teacher_size": (16, 0)},
+    )  # fmt: skip
+    execute(config, tmp_path / "run")
+    (row,) = read_metrics(tmp_path / "run/two/metrics.jsonl")
+    assert row["train/same"] == pytest.approx(0, abs=1e-6)
+    assert row["train/finer"] > 1e-3
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +143,8 @@ def test_other_crops_are_taken_from_the_resized_squares(images):
     [
         ({"teacher_crops": -1}, "augment.teacher_crops is -1"),
         ({"teacher_view": "consistent"}, "teacher_crops is 3, teacher_view 'consistent'.*'fixed'"),
-        ({"teacher_size": -4}, "teacher_size is -4"),
+        ({"teacher_size": (-4,)}, "teacher_size is -4"),
+        ({"teacher_size": (4, 8)}, "teacher_size is 4, 8 for 1 teachers: it is one side"),
     ],
 )
 def test_options_that_do_not_fit_are_named(images, change, message):
