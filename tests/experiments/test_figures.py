@@ -1,9 +1,8 @@
 """Plots of accuracy over a varied value."""
 
 import pytest
-from small_run import execute
 
-from configs import common, review
+from configs import common
 from configs.tables import add_figure, measured
 from experiments import figures, report
 
@@ -69,15 +68,3 @@ def test_without_points_of_this_run_nothing_is_drawn_and_a_figure_is_no_table(tm
     report.write(summary, tmp_path)
     assert not (tmp_path / "beta.png").exists()
     assert len(report.tables(summary)) == 1
-
-
-def test_a_debug_run_of_figure_6_of_the_review_draws_it(tmp_path):
-    config = review.get_config("figure=6,teacher=lenet,student=lenet")
-    config.debug = True
-    for name in list(config.phases):
-        if name not in ("teacher", "weight_0_5"):
-            del config.phases[name]
-    summary, printed = execute(config, tmp_path)
-    assert "Review KD loss weight" in printed
-    assert (tmp_path / "figure_6.png").read_bytes().startswith(b"\x89PNG")
-    assert list(summary["phases"]) == ["teacher", "weight_0_5"]

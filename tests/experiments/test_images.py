@@ -23,7 +23,7 @@ def images_config(file):
     config.phases.both = common.inherit(
         config.student, teachers=("teacher",), steps=2,
         more_images={"name": f"npz:{file}", "share": 0.25},
-        extra_views={"plain": {"crop": "none"}},
+        extra_views={"plain": {"crop": "none", "policy": "randaugment", "policy_ops": 1}},
         objective={
             "cross_entropy": {"weight": 1.0, "on": "labelled"},
             "kd": {"weight": 1.0, "on": "labelled"},

@@ -204,13 +204,13 @@ def dual_config():
     config.train.optimizer.update(name="adam", learning_rate=5e-3)
     config.teacher.schedule.name = "constant"
     config.student.schedule.update(name="step", boundaries=(0.4,), horizon=1.0, unit="fraction")
-    config.phases.student_0 = common.inherit(config.student, steps=2, seeds=(0, 1))
+    config.phases.student_0 = common.inherit(config.student, steps=2)
     config.phases.teacher_1 = common.inherit(
-        config.teacher, seeds=(0, 1), compared_with=("student_0",),
+        config.teacher, compared_with=("student_0",),
         until={"lead": {"over": "student_0", "margin": 0.05}},
     )  # fmt: skip
     config.phases.student_1 = common.inherit(
-        config.student, seeds=(0, 1), teachers=("teacher_1",), compared_with=("teacher_1",),
+        config.student, teachers=("teacher_1",), compared_with=("teacher_1",),
         continue_from="student_0", until={"lead": {"over": "teacher_1", "margin": 0.9}}, steps=6,
     )  # fmt: skip
     return config
@@ -224,39 +224,34 @@ def ended(tmp_path_factory):
 
 def test_a_phase_ends_on_its_margin_and_the_next_goes_on_from_the_state_of_the_first(ended):
     summary, workdir = ended
-    for seed in (0, 1):
-        first, taught = (
-            summary["phases"][f"{name}_seed{seed}"] for name in ("student_0", "teacher_1")
-        )
-        rows = [
-            row
-            for row in read_metrics(workdir / f"teacher_1_seed{seed}" / "metrics.jsonl")
-            if "test/accuracy" in row
-        ]
-        leads = [row["validation/accuracy"] - first["validation"]["accuracy"] for row in rows]
-        assert all(lead < 0.05 for lead in leads[:-1])
-        assert leads[-1] >= 0.05
-        assert taught["ended"].endswith("against student_0")
-        assert taught["validation"]["accuracy_of_student_0"] == first["validation"]["accuracy"]
-        # It went on from the first phase's optimiser, and with it from the position in a schedule
-        # over one epoch of 15.6 steps, of which the first phase took two.
-        folder = workdir / f"student_1_seed{seed}"
-        rates = {
-            row["step"]: row["learning_rate"] for row in read_metrics(folder / "metrics.jsonl")
-        }
-        assert rates[2] == pytest.approx(5e-3)
-        assert rates[6] == pytest.approx(5e-4)
-        stored = checkpoint.Checkpoints(folder / "checkpoints", read_only=True)
-        arrays, _ = stored.read(6)
-        counts = [value for key, value in arrays.items() if "count" in key]
-        assert all(int(count) == 8 for count in counts)
+    first, taught = (summary["phases"][name] for name in ("student_0", "teacher_1"))
+    rows = [
+        row
+        for row in read_metrics(workdir / "teacher_1" / "metrics.jsonl")
+        if "test/accuracy" in row
+    ]
+    leads = [row["validation/accuracy"] - first["validation"]["accuracy"] for row in rows]
+    assert all(lead < 0.05 for lead in leads[:-1])
+    assert leads[-1] >= 0.05
+    assert taught["ended"].endswith("against student_0")
+    assert taught["validation"]["accuracy_of_student_0"] == first["validation"]["accuracy"]
+    # It went on from the first phase's optimiser, and with it from the position in a schedule
+    # over one epoch of 15.6 steps, of which the first phase took two.
+    folder = workdir / "student_1"
+    rates = {row["step"]: row["learning_rate"] for row in read_metrics(folder / "metrics.jsonl")}
+    assert rates[2] == pytest.approx(5e-3)
+    assert rates[6] == pytest.approx(5e-4)
+    stored = checkpoint.Checkpoints(folder / "checkpoints", read_only=True)
+    arrays, _ = stored.read(6)
+    counts = [value for key, value in arrays.items() if "count" in key]
     assert counts
+    assert all(int(count) == 8 for count in counts)
 
 
 def test_a_phase_that_ends_on_its_margin_resumes_to_the_same_step_and_reason(ended, tmp_path):
     whole, _ = ended
     advance = Bar.advance
-    last = max(whole["phases"][f"teacher_1_seed{seed}"]["steps"] for seed in (0, 1))
+    last = whole["phases"]["teacher_1"]["steps"]
 
     class Killed(BaseException):
         pass

@@ -15,6 +15,8 @@ from kdjax.types import UserError
 PHASE = {
     "seed": 7, "seeds": (), "checkpoint": "", "teachers": (), "init_from": "",
     "init_methods_from": "",
+    "continue_from": "",
+    "compared_with": (),
 }  # fmt: skip
 
 

@@ -24,7 +24,6 @@ from experiments import cli, data, networks, report, run, workdir
 from experiments.log import read_metrics
 from experiments.tasks import Supervised
 from kdjax import checkpoint, train
-from kdjax.data import policies, policy
 from kdjax.types import UserError
 
 METRICS = {"accuracy", "top5", "nll", "ece"}
@@ -208,26 +207,6 @@ def test_best_selects_on_validation_and_never_on_test(tmp_path):
     assert measured["test"]["accuracy"] == row["test/accuracy"]
 
 
-def test_a_phase_trains_with_a_policy(tmp_path, monkeypatch):
-    applied = []
-
-    def apply(chosen, *arguments):
-        applied.append(chosen)
-        return original(chosen, *arguments)
-
-    original = policy.apply
-    monkeypatch.setattr(policy, "apply", apply)
-    config = small_config()
-    config.phases = {"teacher": config.phases.teacher}
-    config.train.augment.update(policy="randaugment", policy_ops=2, policy_magnitude=9.0)
-    config.debug = True
-    summary, _ = execute(config, tmp_path)
-    assert set(applied) == {policies.create("randaugment", operations=2, magnitude=9.0)}
-    assert summary["phases"]["teacher"]["steps"] == 2
-    (row,) = read_metrics(tmp_path / "teacher" / "metrics.jsonl")[-1:]
-    assert np.isfinite(row["train/cross_entropy"])
-
-
 def test_some_steps_are_traced(tmp_path):
     config = small_config()
     config.profile = "2:4"
@@ -253,7 +232,10 @@ def test_teachers_and_initial_variables_come_from_other_runs(finished, tmp_path)
     summary, _ = execute(config, tmp_path / "run")
     before = json.loads((finished / "summary.json").read_text())["phases"]
     assert summary["phases"]["teacher"]["steps"] == 0
-    assert summary["phases"]["teacher"]["test"] == before["teacher"]["test"]
+    trained = before["teacher"]["test"]
+    # What was only loaded has no evaluations of which one could be the best.
+    del trained["best_accuracy"]
+    assert summary["phases"]["teacher"]["test"] == trained
     start = networks.load(str(finished / "scratch")).variables["params"]
     after = networks.load(str(tmp_path / "run/kd")).variables["params"]
     np.testing.assert_array_equal(start["fc"]["kernel"], after["fc"]["kernel"])

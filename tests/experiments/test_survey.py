@@ -115,11 +115,9 @@ def small(data="digits"):
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory):
-    """One run of two steps a phase: an assistant, and images without labels in two views."""
+    """A run of two steps a phase, with an assistant."""
     config = small()
-    digits = {"name": "digits", "labels": False, "examples": 50}
     recipes.add_takd(config, ("resnet8",), 0.5, 5.0)
-    recipes.add_uda_unlabelled(config, "uda_unlabelled", digits, 0.5, 5.0)
     summary, _ = execute(config, tmp_path_factory.mktemp("survey") / "run")
     return summary["phases"], config
 
@@ -145,8 +143,10 @@ def test_teachers_of_an_ensemble_differ_in_their_seeds():
     assert config.phases.mkd.objective.kd.combine == "probabilities"
 
 
-def test_both_sources_are_in_a_batch_in_equal_numbers(several):
-    _, config = several
+def test_both_sources_are_in_a_batch_in_equal_numbers():
+    config = small()
+    digits = {"name": "digits", "labels": False, "examples": 50}
+    recipes.add_uda_unlabelled(config, "uda_unlabelled", digits, 0.5, 5.0)
     plans, _ = plan.plan_all(run.resolve(config))
     tasks = {one.name: one.action.task for one in plans}
     assert tasks["uda_unlabelled"].batch_parts == (8, 8)

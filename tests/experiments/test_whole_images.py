@@ -79,11 +79,9 @@ def gap(*, teacher):
     return Distiller(lambda rng, context: {"params": {}, "state": {}}, loss)
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_teachers_at_two_resolutions_see_the_same_crops(images, tmp_path, whole):
+def test_teachers_at_two_resolutions_see_the_same_crops(images, tmp_path):
     """Two copies of the student: one sees its view, and has its logits, the other a finer one."""
     config = _config(images)
-    config.data.whole = whole
     del config.phases.matching, config.phases.averaged
     config.student.optimizer.learning_rate = 0.0
     config.phases.copy = common.inherit(config.student, init_from="teacher", steps=1)

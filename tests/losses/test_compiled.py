@@ -26,9 +26,11 @@ LOSSES = {
     "crd_nce": lambda n, h: (_positive(n, 4), 100),
     "cross_entropy": lambda n, h: (_normal(n, 3)[0], jnp.arange(n) % 3),
     "dkd": lambda n, h: (*_normal(n, 3), jnp.arange(n) % 3),
+    "euclidean": lambda n, h: _normal(n, 3),
     "factor_transfer": lambda n, h: _normal(n, h, 3, 3),
     "fitnet": lambda n, h: _normal(n, h, 3, 3),
     "fsp": lambda n, h: tuple(jnp.concatenate(_normal(2, n, h, 3, 3))),
+    "hard_kd": lambda n, h: _normal(n, 3),
     "hcl": lambda n, h: _normal(n, h, 3, 3),
     "kd": lambda n, h: _normal(n, 3),
     "nst": lambda n, h: _normal(n, h, 3, 3),
@@ -42,6 +44,8 @@ LOSSES = {
 # Not losses, but what they and the methods are built of.
 PARTS = {
     "PRECISION",
+    "SFD_DISTANCES",
+    "SFD_POOLS",
     "adaptive_average_pool",
     "adaptive_max_pool",
     "l2_normalize",
