@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from experiments import boundaries, figures, files
@@ -84,11 +85,12 @@ def _remark(phases: Sequence[Any]) -> str:
 def show(summary: Mapping[str, Any], console: Console) -> None:
     """Prints the tables of a summary."""
     for caption, headings, rows in tables(summary):
-        view = Table(title=caption or None, title_justify="left")
+        # Levels such as [h, 4, 2, 1] are not markup.
+        view = Table(title=escape(caption) or None, title_justify="left")
         for i, heading in enumerate(headings):
-            view.add_column(heading, justify="left" if i < 2 else "right")
+            view.add_column(escape(heading), justify="left" if i < 2 else "right")
         for row in rows:
-            view.add_row(*row)
+            view.add_row(*map(escape, row))
         console.print(view)
 
 

@@ -1,8 +1,10 @@
 """The tables of a paper beside what a run measured."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 from small_run import execute, small_config
 
 from configs import common
@@ -52,6 +54,18 @@ def test_seeds_of_a_phase_are_mean_and_deviation():
 def test_a_figure_that_was_not_measured_is_an_empty_cell(result):
     members = {} if result is None else {("kd", "kd"): result}
     assert _filled(_described([measured("kd")]), members) == [[""]]
+
+
+def test_what_is_in_brackets_is_printed():
+    """Levels, for example, would be markup of the console."""
+    config = common.base()
+    add_table(
+        config, "t", caption="Levels [h].", columns=["[h, 4]"], rows=[["[h, h/2]"]]
+    )  # fmt: skip
+    console = Console(file=io.StringIO(), width=80)
+    report.show({"config": config.to_dict(), "phases": {}}, console)
+    printed = console.file.getvalue()
+    assert all(text in printed for text in ("Levels [h].", "[h, 4]", "[h, h/2]"))
 
 
 def test_a_row_of_another_length_is_refused():
