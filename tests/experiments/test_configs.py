@@ -25,7 +25,7 @@ from kdjax.types import UserError
 
 CASES = [
     *((zero_shot, data) for data in (None, *zero_shot.DATA)),
-    *((zero_shot, f"cifar10,table={table}") for table in (1, 4, 5)),
+    *((zero_shot, f"cifar10,table={table}") for table in (1, 5)),
     (zero_shot, "table=2,code=paper,teacher=wrn_16_2"),
     (zero_shot, "svhn,table=3"),
     (zero_shot, "mnist,table=6"),
@@ -48,7 +48,6 @@ CASES = [
     (distill, "methods=ab,joint=1,protocol=survey,data=cifar10"),
     (compare, "methods=kd/fsp/crd+kd"),
     (recipes, "feature_losses"),
-    (recipes, "uda,data=cifar10"),
     (recipes, "uda_unlabelled,data=cifar10"),
     (recipes, "dual,rounds=1,code=code"),
     (survey, "table=1,cells=printed"),
@@ -92,8 +91,9 @@ def test_debug_runs_any_config_on_embedded_data(tmp_path):
     config.student.model = config.teacher.model = "resnet8"
     config.teacher.model_options.widths = config.student.model_options.widths = (8, 8, 8, 8)
     config.data.resize = 8
+    del config.phases["scratch"], config.phases["kd"]
     summary, printed = execute(config, tmp_path / "run")
-    assert [p["steps"] for p in summary["phases"].values()] == [2, 2, 2, 2]
+    assert [p["steps"] for p in summary["phases"].values()] == [2, 2]
     assert summary["config"]["data"]["name"] == "digits"
     assert "function_matching" in printed
 

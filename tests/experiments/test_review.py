@@ -85,6 +85,7 @@ def test_misprints_are_marked_beside_the_number_they_are_of():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_row_of_every_table_makes_two_steps():
     """All objectives at once, on the digits, between two networks of eight layers."""
     objectives = {}
