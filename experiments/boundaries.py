@@ -99,8 +99,7 @@ def _renormalized(images: Array, student: TrainedNetwork, teacher: TrainedNetwor
     a, b = student.network, teacher.network
     if (a.mean, a.std) == (b.mean, b.std):
         return images
-    mean, std = (jnp.asarray(x)[None, None, None] for x in (a.mean, a.std))
-    return b.normalize(images * std + mean)
+    return b.normalize(a.pixels(images))
 
 
 def _summary(p: Array) -> dict[str, list[float]]:

@@ -63,6 +63,12 @@ class Network(NamedTuple):
         std = jnp.asarray(self.std, images.dtype)[None, None, None]
         return (images - mean) / std
 
+    def pixels(self, normalized: Array) -> Array:
+        """The inverse of `normalize`."""
+        mean = jnp.asarray(self.mean, normalized.dtype)[None, None, None]
+        std = jnp.asarray(self.std, normalized.dtype)[None, None, None]
+        return normalized * std + mean
+
     def init(self, rng: Array, images: Array) -> Variables:
         """Initial variables; only the shape of `images` matters."""
         return dict(self.module.init(rng, self.normalize(images), train=False))

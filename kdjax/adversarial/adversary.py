@@ -136,17 +136,12 @@ class Adversary:
         """
         result: Any = self.generator.apply(variables, latents, train=True, mutable=["batch_stats"])
         images, updates = result
-        return self._pixels(images), updates["batch_stats"]
+        return self.teachers[0].pixels(images), updates["batch_stats"]
 
     def samples(self, variables: Variables, latents: Array) -> Array:
         """Images generated in evaluation mode, pixels clipped to [0, 1], [b, h, w, c]."""
         images: Any = self.generator.apply(variables, latents, train=False)
-        return jnp.clip(self._pixels(images), 0, 1)
-
-    def _pixels(self, images: Array) -> Array:
-        teacher = self.teachers[0]
-        mean, std = (jnp.asarray(x)[None, None, None] for x in (teacher.mean, teacher.std))
-        return images * std + mean
+        return jnp.clip(self.teachers[0].pixels(images), 0, 1)
 
     def _distances(self, student: Outputs, teachers: Sequence[Outputs]) -> Array:
         """Distance between student and teachers for each example, [b]."""
