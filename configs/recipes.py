@@ -17,8 +17,8 @@ teacher, the student from scratch, and the student by KD.
   the mean over both. `policy=autoaugment_cifar10` (default, as in the code, on the image as it
   is) or `randaugment` (as in the text). `uda_nokd` has the labels alone, in both views.
 - `uda_unlabelled`: half of every batch are images without labels of another data set,
-  `unlabelled=`, by default `tfds:stl10` (the survey calls it STL). On these KL at T = 1 is the
-  loss. `split=` and `examples=` select some of them.
+  `unlabelled=`, by default `tfds:stl10` (the survey calls it STL), and for the digits their own
+  training images. On these KL at T = 1 is the loss. `split=` and `examples=` select some of them.
 - `unlabelled`: the student sees nothing but those images, and no label. The survey's student is
   right on 83 % of CIFAR-10; it does not say by which networks.
 - `ab`: activation boundaries for 60 % of the epochs, then KD, as in the text; `code=code` has AB
@@ -54,7 +54,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     args = common.arguments(
         arg, recipe="takd", data="digits", teacher="distiller_resnet26",
         student="distiller_resnet8", alpha=0.5, temperature=5.0, assistants="distiller_resnet20",
-        combine="losses", others="", policy="autoaugment_cifar10", unlabelled="tfds:stl10",
+        combine="losses", others="", policy="autoaugment_cifar10", unlabelled="",
         split="unlabelled", examples=0, code="text", rounds=8, turn=25.0,
     )  # fmt: skip
     for what, given, allowed in (
@@ -158,10 +158,10 @@ def add_mkd(
         names += ["more_teachers_seed1", "more_teachers_seed2"]
     terms = kd_terms(alpha, temperature)
     terms["kd"]["combine"] = combine
-    add_kd(config, "mkd", alpha, temperature, names, objective=terms)
+    config.phases.mkd = common.inherit(config.student, teachers=tuple(names), objective=terms)
 
 
-def policy_view(config: ConfigDict, policy: str) -> dict[str, Term]:
+def policy_view(policy: str) -> dict[str, Term]:
     """The second view of `uda`: the image by a policy.
 
     AutoAugment is applied to the image as it is, as in the code; RandAugment has crops and
@@ -174,16 +174,13 @@ def policy_view(config: ConfigDict, policy: str) -> dict[str, Term]:
 
 def add_uda(config: ConfigDict, name: str, policy: str, alpha: float, temperature: float) -> None:
     """Adds a student on two views of each image; alpha = 0 is the labels alone."""
-    add_kd(config, name, alpha, temperature, extra_views=policy_view(config, policy))
+    add_kd(config, name, alpha, temperature, extra_views=policy_view(policy))
 
 
 def unlabelled_images(args: ConfigDict) -> Term:
     """The source that `unlabelled=`, `split=` and `examples=` name."""
-    if args.unlabelled == "digits":
-        return {"name": "digits", "labels": False, "examples": args.examples}
-    return {
-        "name": args.unlabelled, "split": args.split, "labels": False, "examples": args.examples
-    }  # fmt: skip
+    name = args.unlabelled or ("digits" if args.data == "digits" else "tfds:stl10")
+    return {"name": name, "split": args.split, "labels": False, "examples": args.examples}
 
 
 def add_uda_unlabelled(
@@ -199,8 +196,9 @@ def add_uda_unlabelled(
     terms["unlabelled"] = {
         "method": "kd", "weight": 0.5, "temperature": 1.0, "on": "unlabelled"
     }  # fmt: skip
-    add_kd(
-        config, name, alpha, temperature, objective=terms, more_images={**images, "share": 0.5},
+    config.phases[name] = common.inherit(
+        config.student, teachers=("teacher",), objective=terms,
+        more_images={**images, "share": 0.5},
         extra_views={"policy": {"policy": "autoaugment_cifar10"}},
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ split, which is what the survey prints. Nothing is selected by that.
 - `table=2`: six teachers. 150 epochs.
 - `table=3`: all methods, 200 epochs; `table=4`: the best of them, 350 epochs. `methods=kd/uda`
   selects some. STL (`uda_unlabelled` in `configs/recipes.py`) takes half of each batch from
-  `unlabelled=`, by default `tfds:stl10` with `split=unlabelled`.
+  `unlabelled=`, by default `tfds:stl10` with `split=unlabelled`, or the digits without labels.
 
 `code=code` (default), as the code that made the numbers has it, or `code=text`:
 
@@ -74,7 +74,7 @@ _ALPHA, _TEMPERATURE = 0.5, 5.0
 def get_config(arg: str | None = None) -> ConfigDict:
     args = common.arguments(
         arg, table=3, data="digits", teacher="distiller_resnet26", student="distiller_resnet8",
-        cells="all", methods="", code="code", unlabelled="tfds:stl10", split="unlabelled",
+        cells="all", methods="", code="code", unlabelled="", split="unlabelled",
         examples=0,
     )  # fmt: skip
     for what, given, allowed in (

@@ -237,9 +237,10 @@ def _with_images(
     )
     if not own_images and not more_images:
         return phase_data
-    if _is_data_free(config) or config.shots:
+    if _is_data_free(config) or (own_images and config.shots):
         raise UserError(
-            f"phase {name!r} has images or more_images: without data, or with shots, there are none"
+            f"phase {name!r} has images or more_images: without data there are none, and with "
+            "shots only more_images"
         )
     return phase_data.with_images(own_images, more_images)
 

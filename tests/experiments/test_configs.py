@@ -49,6 +49,7 @@ CASES = [
     (compare, "methods=kd/fsp/crd+kd"),
     (recipes, "feature_losses"),
     (recipes, "uda_unlabelled,data=cifar10"),
+    (recipes, "uda_unlabelled"),
     (recipes, "dual,rounds=1,code=code"),
     (survey, "table=1,cells=printed"),
     (survey, "table=2"),
