@@ -343,9 +343,14 @@ def _check_choices(setup: Setup) -> None:
     for key, used in selects.items():
         if used and "validation" not in setup.data.splits:
             raise UserError(
-                f"phase {setup.name!r} has {key} {config[key]!r}, but there is no validation "
+                f"phase {setup.name!r} has {key} {_shown(config[key])}, but there is no validation "
                 "split: set data.validation"
             )
+
+
+def _shown(value: Any) -> str:
+    """A value of a config on one line; of a group, its names."""
+    return ", ".join(value) if isinstance(value, ConfigDict) else repr(value)
 
 
 def _check_continuation(plan: Plan, earlier: list[Plan]) -> None:
