@@ -2,11 +2,13 @@
 
 import io
 
+import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from configs import common, methods
 from experiments import run
+from kdjax.types import UserError
 
 
 def small_config(**changes) -> ConfigDict:
@@ -23,6 +25,15 @@ def small_config(**changes) -> ConfigDict:
     config.teacher.model_options.widths = config.student.model_options.widths = (16, 16, 32, 24)
     methods.teacher_scratch_kd(config)
     return config
+
+
+def refusal(config, workdir) -> str:
+    """The one line with which a config is refused, before anything is written."""
+    with pytest.raises(UserError) as error:
+        execute(config, workdir)
+    assert "\n" not in str(error.value), error.value
+    assert not workdir.exists()
+    return str(error.value)
 
 
 def execute(config, workdir):
