@@ -11,7 +11,7 @@ split, which is what the survey prints. Nothing is selected by that.
   leaves out what is not in the table. 150 epochs.
 - `table=2`: six teachers. 150 epochs.
 - `table=3`: all methods, 200 epochs; `table=4`: the best of them, 350 epochs. `methods=kd/uda`
-  selects some. STL (`uda_unlabelled` in `configs/recipes.py`) takes half of each batch from
+  selects some. STL (`uda_unlabelled` in `configs/recipes_survey.py`) takes half of each batch from
   `unlabelled=`, by default `tfds:stl10` with `split=unlabelled`, or the digits without labels.
 
 `code=code` (default), as the code that made the numbers has it, or `code=text`:
@@ -31,9 +31,10 @@ is equation 1.
 
 from ml_collections import ConfigDict
 
-from configs import common, recipes
+from configs import common
+from configs import recipes_survey as recipes
 from configs.methods import objective
-from configs.recipes import add_kd
+from configs.recipes_survey import add_kd
 from configs.tables import add_table, measured
 from kdjax.types import UserError
 

@@ -6,6 +6,7 @@ import pytest
 from small_run import execute
 
 from configs import recipes, survey
+from configs import recipes_survey as parts
 from experiments import plan, run
 from kdjax.types import UserError
 
@@ -105,7 +106,7 @@ def test_each_epoch_count_and_what_text_and_code_differ_in():
 
 
 def small(data="digits"):
-    config = recipes.base("resnet8", "resnet8", data)
+    config = parts.base("resnet8", "resnet8", data)
     config.data.update(resize=8, train_examples=300)
     config.train.update(steps=2, batch_size=16)
     config.student.shots = 0
@@ -117,7 +118,7 @@ def small(data="digits"):
 def several(tmp_path_factory):
     """A run of two steps a phase, with an assistant."""
     config = small()
-    recipes.add_takd(config, ("resnet8",), 0.5, 5.0)
+    parts.add_takd(config, ("resnet8",), 0.5, 5.0)
     summary, _ = execute(config, tmp_path_factory.mktemp("survey") / "run")
     return summary["phases"], config
 
@@ -134,7 +135,7 @@ def test_the_assistant_taught_the_student(several):
 
 def test_teachers_of_an_ensemble_differ_in_their_seeds():
     config = small()
-    recipes.add_mkd(config, (), "probabilities", 0.5, 5.0)
+    parts.add_mkd(config, (), "probabilities", 0.5, 5.0)
     plans, _ = plan.plan_all(run.resolve(config))
     members = {member.name: member for one in plans for member in one.members}
     taught_by = members["mkd"].teachers
@@ -146,7 +147,7 @@ def test_teachers_of_an_ensemble_differ_in_their_seeds():
 def test_both_sources_are_in_a_batch_in_equal_numbers():
     config = small()
     digits = {"name": "digits", "labels": False, "examples": 50}
-    recipes.add_uda_unlabelled(config, "uda_unlabelled", digits, 0.5, 5.0)
+    parts.add_uda_unlabelled(config, "uda_unlabelled", digits, 0.5, 5.0)
     plans, _ = plan.plan_all(run.resolve(config))
     tasks = {one.name: one.action.task for one in plans}
     assert tasks["uda_unlabelled"].batch_parts == (8, 8)
