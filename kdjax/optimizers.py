@@ -5,7 +5,7 @@ import optax
 
 from kdjax.types import PyTree, UserError
 
-NAMES = ("adafactor", "adam", "adamw", "sgd")
+NAMES = ("adadelta", "adafactor", "adam", "adamw", "sgd")
 DECAY_MASKS = ("all", "kernels")
 
 
@@ -23,8 +23,10 @@ def create(
     """Creates an optimiser.
 
     Args:
-      name: one of `NAMES`: `sgd`, `adam`, `adamw` (Adam with decoupled weight decay) or
-        `adafactor` (factored second moments and update clipping, without relative step sizes).
+      name: one of `NAMES`: `sgd`, `adam`, `adamw` (Adam with decoupled weight decay),
+        `adafactor` (factored second moments and update clipping, without relative step sizes) or
+        `adadelta` (Zeiler 2012; rho 0.9 and epsilon 1e-6, as PyTorch's default; its usual learning
+        rate is 1).
       learning_rate: a number or an optax schedule of the step.
       momentum: of `sgd` and `adafactor` (0 for none); Adam's beta_1.
       nesterov: use Nesterov momentum (`sgd`, `adam`, `adamw`).
@@ -50,6 +52,8 @@ def create(
     decay = optax.add_decayed_weights(weight_decay, is_kernel if decay_mask == "kernels" else None)
     if name == "sgd":
         moments = optax.trace(momentum, nesterov) if momentum else optax.identity()
+    elif name == "adadelta":
+        moments = optax.scale_by_adadelta(rho=0.9, eps=1e-6)
     elif name == "adafactor":
         moments = optax.chain(
             optax.scale_by_factored_rms(),

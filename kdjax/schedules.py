@@ -8,7 +8,7 @@ import optax
 
 from kdjax.types import Array, UserError
 
-NAMES = ("constant", "cosine", "linear", "step")
+NAMES = ("constant", "cosine", "exponential", "linear", "step")
 UNITS = ("epochs", "steps", "fraction")
 
 
@@ -28,13 +28,14 @@ def create(
 
     Args:
       name: one of `NAMES`: `constant`; `cosine` or `linear`, which decay to 0 at `total_steps`;
-        `step`, which multiplies by `decay_rate` at each boundary.
+        `step`, which multiplies by `decay_rate` at each boundary; `exponential`, which does so
+        after each epoch from the start of the run.
       peak_value: value after the warm-up.
       total_steps: length of the run, in steps.
       steps_per_epoch: need not be an integer.
       warmup: length of the warm-up, in `unit`.
       boundaries: for `step`, in `unit` from the start of the run, increasing.
-      decay_rate: for `step`; 0 switches the value off.
+      decay_rate: for `step` and `exponential`; 0 switches the value off.
       unit: one of `UNITS`: `epochs`, `steps`, or `fraction` of the run.
       num_stairs: number of equal plateaus of a stepwise warm-up, the first of them at 0; 0 for a
         continuous one.
@@ -74,6 +75,9 @@ def create(
             decay = jnp.ones(())
             for edge in edges:
                 decay = decay * jnp.where(step >= edge, decay_rate, 1.0)
+        elif name == "exponential":
+            # Half a step, so that an epoch ends at the nearest step.
+            decay = decay_rate ** jnp.floor((step + 0.5) / steps_per_epoch)
         else:
             decay = jnp.ones(())
         # A constant without warm-up has no shape of its own.

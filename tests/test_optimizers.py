@@ -59,6 +59,19 @@ def _pytorch_adam(p, gradients, lr, weight_decay, decoupled):
     return p
 
 
+def _pytorch_adadelta(p, gradients, lr, weight_decay):
+    """The algorithm in the documentation of torch.optim.Adadelta, with its defaults."""
+    p = p.astype(np.float64)
+    square = delta = np.zeros_like(p)
+    for gradient in gradients:
+        gradient = gradient + weight_decay * p
+        square = 0.9 * square + 0.1 * gradient**2
+        change = np.sqrt(delta + 1e-6) / np.sqrt(square + 1e-6) * gradient
+        delta = 0.9 * delta + 0.1 * change**2
+        p = p - lr * change
+    return p
+
+
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
 def test_sgd_with_coupled_decay_matches_pytorch(momentum, nesterov, weight_decay):
@@ -84,6 +97,15 @@ def test_adam_matches_pytorch_with_either_decay(name, decoupled):
             p, [g[key] for g in _gradients()], 0.1, 0.2, decoupled or name == "adamw"
         )
         np.testing.assert_allclose(actual[key], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_adadelta_with_coupled_decay_matches_pytorch():
+    optimizer = optimizers.create("adadelta", 0.7, weight_decay=0.05)
+    actual = _run(optimizer, _params(), _gradients())
+    for key, p in _params().items():
+        expected = _pytorch_adadelta(p, [g[key] for g in _gradients()], 0.7, 0.05)
+        # What it changes is a thousandth of the parameters.
+        np.testing.assert_allclose(actual[key] - p, expected - p, rtol=1e-3)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -148,7 +170,8 @@ def test_every_optimizer_reduces_a_quadratic(name):
     def loss(p):
         return jnp.sum((p["kernel"] - target) ** 2) + jnp.sum(p["bias"] ** 2)
 
-    optimizer = optimizers.create(name, 0.02)
+    # Adadelta begins with changes of about a thousandth, whatever the gradient.
+    optimizer = optimizers.create(name, 10.0 if name == "adadelta" else 0.02)
     params = _params()
     state = optimizer.init(params)
 
@@ -166,7 +189,7 @@ def test_every_optimizer_reduces_a_quadratic(name):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("sdg", {}, "unknown optimizer 'sdg': choose from adafactor, adam, adamw, sgd"),
+        ("sdg", {}, "unknown optimizer 'sdg': choose from adadelta, adafactor, adam, adamw, sgd"),
         ("sgd", {"decay_mask": "biases"}, "unknown decay_mask 'biases': choose from all, kernels"),
     ],
 )

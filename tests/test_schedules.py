@@ -64,6 +64,15 @@ def test_epochs_need_not_have_a_whole_number_of_steps():
     np.testing.assert_allclose(schedule(np.array([7, 8])), [1, 0.5])
 
 
+@pytest.mark.parametrize("steps_per_epoch", [469, 2.2])
+def test_an_exponential_schedule_is_a_step_at_every_epoch(steps_per_epoch):
+    run = {"total_steps": 14 * 469, "steps_per_epoch": steps_per_epoch, "decay_rate": 0.7}
+    exponential = schedules.create("exponential", 1.0, **run)
+    stepwise = schedules.create("step", 1.0, boundaries=range(1, 15), **run)
+    steps = np.arange(round(14.5 * steps_per_epoch))
+    np.testing.assert_allclose(exponential(steps), stepwise(steps), rtol=1e-5)
+
+
 def test_one_stair_per_epoch_of_warm_up_begins_with_the_epoch():
     schedule = schedules.create("constant", 0.6, warmup=3, num_stairs=3, **RUN)
     steps = np.array([0, 9, 10, 19, 20, 29, 30, 99])
@@ -108,7 +117,7 @@ def test_a_warm_up_as_long_as_the_run_is_finite():
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("cosin", {}, "unknown schedule 'cosin': choose from constant, cosine, linear, step"),
+        ("cosin", {}, "unknown schedule 'cosin': choose from constant, cosine, exponential"),
         ("step", {"unit": "epoch"}, "'epoch'.*choose from epochs, steps, fraction"),
         ("step", {"boundaries": (5, 3)}, r"boundaries must increase, got \(5, 3\)"),
     ],

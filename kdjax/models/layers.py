@@ -89,6 +89,14 @@ class Layers(nn.Module):
             axis_name=self.axis_name,
         )
 
+    def layer_norm(self) -> Callable[..., Any]:
+        """A constructor of PyTorch's `GroupNorm(1, channels)`.
+
+        It normalises each example over all positions and channels; scale and shift are of a
+        channel.
+        """
+        return functools.partial(nn.GroupNorm, num_groups=1, epsilon=1e-5, dtype=self.dtype)
+
     def conv(self, features: int, kernel: int, *, stride: int = 1, **kwargs: Any) -> nn.Conv:
         """A square convolution without bias, padded by half the kernel size on all sides.
 

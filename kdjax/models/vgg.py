@@ -1,12 +1,13 @@
-"""VGG with batch norm (Simonyan & Zisserman 2015), in two published forms.
+"""VGG (Simonyan & Zisserman 2015), in three published forms.
 
-`vgg{8,11,13,16,19}` are RepDistiller's; `vgg{11,13,16,19}_bn` are those of chenyaofo's
-pytorch-cifar-models. They have the same convolutions and different classifiers.
+`vgg{8,11,13,16,19}` are RepDistiller's and `vgg{11,13,16,19}_bn` are those of chenyaofo's
+pytorch-cifar-models, both with batch norm; `vgg{11,13,16,19}_plain` are without it, as in
+samuelstanton/gnosis. They have the same convolutions and different classifiers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -38,26 +39,30 @@ class VGG(Model):
     blocks: tuple[int, int, int, int, int] = (1, 1, 1, 1, 1)
 
     min_size: ClassVar[int] = 8
+    linear: ClassVar[Mapping[str, Any]] = _LINEAR
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Outputs:
-        norm = self.batch_norm(train)
         x = self.check_images(images, at_least=self.min_size)
         taps: dict[str, Array] = {}
         for group, (convs, width) in enumerate(zip(self.blocks, _WIDTHS, strict=True)):
             if group in self._pooled(images.shape[1]):
                 x = max_pool(x)
             for conv in range(convs):
-                names = self._names(group, conv)
-                pre = self.conv_norm(x, norm, names, width, 3, use_bias=True)
+                pre = self._convolve(x, width, group, conv, train)
                 x = relu(pre)
             taps |= {f"stage{group}_pre": pre, f"stage{group}": x} if group else {"stem": x}
         taps["pre_logits"] = self._embed(x, train)
-        return Outputs(self.classifier(taps["pre_logits"], name=self._head(), **_LINEAR), taps)
+        return Outputs(self.classifier(taps["pre_logits"], name=self._head(), **self.linear), taps)
 
     def _pooled(self, height: int) -> tuple[int, ...]:
         """The indices of the groups whose input is max-pooled."""
         return (1, 2, 3, 4) if height == 64 else (1, 2, 3)
+
+    def _convolve(self, x: Array, width: int, group: int, conv: int, train: bool) -> Array:
+        """Applies a convolution and its norm, the `conv`-th of a group."""
+        names = self._names(group, conv)
+        return self.conv_norm(x, self.batch_norm(train), names, width, 3, use_bias=True)
 
     def _names(self, group: int, conv: int) -> tuple[str, str]:
         """The names of a convolution and its norm; the ReLU has the third index."""
@@ -92,11 +97,32 @@ class VGGHidden(VGG):
     def _embed(self, x: Array, train: bool) -> Array:
         x = global_average_pool(max_pool(x))
         for name in ("classifier_0", "classifier_3"):
-            x = self.drop(relu(self.dense(x, 512, name=name, **_LINEAR)), 0.5, train)
+            x = self.drop(relu(self.dense(x, 512, name=name, **self.linear)), 0.5, train)
         return x
 
     def _head(self) -> str:
         return "classifier_6"
+
+
+class VGGPlain(VGGHidden):
+    """Stanton et al.'s (2021) VGG, without batch norm.
+
+    The taps are those of `VGGHidden`. In training, dropout with rate 0.5 precedes each hidden
+    layer. The linear layers have PyTorch's default initialisation.
+    """
+
+    linear: ClassVar[Mapping[str, Any]] = {}
+
+    def _convolve(self, x: Array, width: int, group: int, conv: int, train: bool) -> Array:
+        # All layers are numbered consecutively: two per convolution, one per pool.
+        index = 2 * (sum(self.blocks[:group]) + conv) + group
+        return self.conv(width, 3, use_bias=True, name=f"features_{index}")(x)
+
+    def _embed(self, x: Array, train: bool) -> Array:
+        x = global_average_pool(max_pool(x))
+        for name in ("classifier_1", "classifier_4"):
+            x = relu(self.dense(self.drop(x, 0.5, train), 512, name=name))
+        return x
 
 
 _BLOCKS = {
@@ -109,4 +135,5 @@ _BLOCKS = {
 MODELS: dict[str, Callable[..., Model]] = {
     **{f"vgg{d}": partial(VGG, blocks=blocks) for d, blocks in _BLOCKS.items()},
     **{f"vgg{d}_bn": partial(VGGHidden, blocks=_BLOCKS[d]) for d in (11, 13, 16, 19)},
+    **{f"vgg{d}_plain": partial(VGGPlain, blocks=_BLOCKS[d]) for d in (11, 13, 16, 19)},
 }

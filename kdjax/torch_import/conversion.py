@@ -39,7 +39,7 @@ def convert(
       name: one of `models.names()`.
       state_dict: arrays by key, as returned by `load`.
       resolution: height and width of the images, in pixels. The shapes of the weights of
-        `lenet` and `distiller_resnet*` depend on it.
+        `lenet`, `lenet5`, `mnist_cnn` and `distiller_resnet*` depend on it.
       **attributes: `num_classes`, `in_channels` and the other arguments of `models.create`.
 
     Returns:
@@ -98,7 +98,7 @@ def export(
       num_batches_tracked: value of the counters of batch norm, the number of training steps,
         which kdjax does not track. PyTorch uses it only with `momentum=None`.
       resolution: height and width of the images, in pixels. The shapes of the weights of
-        `lenet` and `distiller_resnet*` depend on it.
+        `lenet`, `lenet5`, `mnist_cnn` and `distiller_resnet*` depend on it.
       **attributes: `num_classes`, `in_channels` and the other arguments of `models.create`.
 
     Returns:

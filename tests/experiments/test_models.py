@@ -39,6 +39,28 @@ TABLE_2 = {
 }
 
 
+# Stanton et al.'s networks by their blocks per stage; those with bottlenecks have nine layers each.
+@pytest.mark.parametrize("depth", [20, 56, 110])
+def test_the_multiply_adds_of_pre_activation_networks_are_those_of_their_layers(depth):
+    bottleneck = depth > 44
+    blocks = (depth - 2) // (9 if bottleneck else 6)
+    total, before = 32 * 32 * 9 * 3 * 16, 16
+    for width, side in [(16, 32), (32, 16), (64, 8)]:
+        after = 4 * width if bottleneck else width
+        for block in range(blocks):
+            pixels = side * side
+            before = before if block == 0 else after
+            if bottleneck:
+                # The first 1x1 convolution has the resolution of the block's input.
+                first = 4 * pixels if block == 0 and width > 16 else pixels
+                total += first * before * width + pixels * (9 * width * width + width * after)
+            else:
+                total += pixels * 9 * (before * width + width * width)
+            if before != after:
+                total += pixels * before * after
+    assert describe(f"preresnet{depth}").multiply_adds == total + after * 100
+
+
 @pytest.mark.parametrize("name", TABLE_2)
 def test_survey(name):
     assert describe(name, num_classes=10).parameters == TABLE_2[name]

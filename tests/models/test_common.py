@@ -17,9 +17,11 @@ import pytest
 from kdjax import UserError, models
 from kdjax.models.layers import Model
 
-# Parameters at 100 classes: from the code of RepDistiller and torchvision; the others from
-# Table 1 of "Understanding Teacher-Student Architectural Choices" (9.80 M, 1.48 M; its
-# 1.61 M for V3-small excludes batch norm) and pytorch-cifar-models.
+# Parameters at 100 classes: from the code of RepDistiller, torchvision and gnosis; the others
+# from Table 1 of "Understanding Teacher-Student Architectural Choices" (9.80 M, 1.48 M; its
+# 1.61 M for V3-small excludes batch norm) and pytorch-cifar-models. Those of vgg*_plain are those of
+# torchvision's VGG less its classifier (123,642,856), and 2 x 262,656 + 51,300 of the linear
+# layers.
 COUNTS_100 = {
     "resnet8": 83_892,
     "resnet14": 181_108,
@@ -46,9 +48,16 @@ COUNTS_100 = {
     "mobilenetv3_small": 1_620_356,
     "shufflenetv1": 949_258,
     "shufflenetv2": 1_355_528,
+    "preresnet20": 278_132,
+    "preresnet56": 613_556,
+    "preresnet110": 1_169_972,
+    "vgg11_plain": 9_220_480 + 576_612,
+    "vgg13_plain": 9_404_992 + 576_612,
+    "vgg16_plain": 14_714_688 + 576_612,
+    "vgg19_plain": 20_024_384 + 576_612,
 }
 # Parameters at 10 classes: from Table 2 of the CIFAR-10 survey, comments in its repository,
-# and RepDistiller.
+# RepDistiller, and papers on adversarial training (WRN-34-10).
 COUNTS_10 = {
     "distiller_resnet8": 89_322,
     "distiller_resnet14": 186_538,
@@ -63,6 +72,7 @@ COUNTS_10 = {
     "distiller_resnet50": 23_520_842,
     "wrn_10_1": 77_850,
     "wrn_16_4": 2_748_890,
+    "wrn_34_10": 46_160_474,
     "resnet8": 78_042,
     "resnet18": 11_173_962,
     "resnet34": 21_282_122,
@@ -81,8 +91,11 @@ MILLIONS_100 = {
     "shufflenetv2_x1_5": 2.58,
     "shufflenetv2_x2_0": 5.55,
 }
+# Parameters for 28x28 images of one channel and 10 classes: LeNet-5's, and those that summaries
+# of PyTorch's MNIST example print.
+COUNTS_MNIST = {"lenet5": 61_706, "mnist_cnn": 1_199_882}
 
-COUNTED = COUNTS_100.keys() | COUNTS_10.keys() | MILLIONS_100.keys()
+COUNTED = COUNTS_100.keys() | COUNTS_10.keys() | MILLIONS_100.keys() | COUNTS_MNIST.keys()
 
 
 def is_classifier(name):
@@ -101,7 +114,7 @@ CLASSIFIERS = [
 
 
 @functools.cache
-def traced(name, **attributes):
+def traced(name, resolution=32, **attributes):
     """Abstract outputs and variables for one image, and the taps in order of computation."""
     model = models.create(name, **({"num_classes": 100} | attributes))
     order = []
@@ -111,7 +124,7 @@ def traced(name, **attributes):
         order.extend(outputs.taps)
         return outputs, variables
 
-    return *jax.eval_shape(run, model.example()), order
+    return *jax.eval_shape(run, model.example(resolution)), order
 
 
 def count(variables):
@@ -133,6 +146,25 @@ def test_parameter_count_with_10_classes(name):
 @pytest.mark.parametrize("name", MILLIONS_100)
 def test_parameter_count_in_millions(name):
     assert count(traced(name)[1]) / 1e6 == pytest.approx(MILLIONS_100[name], abs=0.00501)
+
+
+@pytest.mark.parametrize("name", COUNTS_MNIST)
+def test_parameter_count_for_mnist(name):
+    assert count(traced(name, 28, num_classes=10, in_channels=1)[1]) == COUNTS_MNIST[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes"),
+    [
+        ("preresnet20", {"norm": "layer"}),
+        ("vgg16_plain", {}),
+        ("lenet", {}),
+        ("lenet5", {}),
+        ("mnist_cnn", {}),
+    ],
+)
+def test_networks_without_batch_norm_have_no_batch_statistics(name, attributes):
+    assert traced(name, **attributes)[1].keys() == {"params"}
 
 
 def test_parameter_count_with_an_imagenet_stem():
@@ -158,7 +190,7 @@ def test_taps_and_variables(name):
     stages = len(order) // 2 - 1
     names = [f"stage{k}{end}" for k in range(1, stages + 1) for end in ("", "_pre")]
     assert sorted(order) == sorted(["stem", *names, "pre_logits"])
-    assert (order[0], order[-1]) == ("stem", "pre_logits") or name == "lenet"
+    assert (order[0], order[-1]) == ("stem", "pre_logits") or name in ("lenet", *COUNTS_MNIST)
     assert sorted(n for n in order if n[-1].isdigit()) == [n for n in order if n[-1].isdigit()]
     sizes = []
     for k in range(1, stages + 1):
@@ -221,14 +253,17 @@ def test_training_updates_the_batch_statistics_and_nothing_else(name):
     [
         ("resnet8", False),
         ("wrn_10_1", False),
+        ("preresnet20", False),
         ("vgg8", False),
         ("vgg11_bn", True),
+        ("vgg11_plain", True),
         ("mobilenetv2_half", False),
         ("mobilenetv2_x0_5", True),
         ("mobilenetv3_small", True),
         ("shufflenetv1", False),
         ("shufflenetv2", False),
         ("lenet", False),
+        ("mnist_cnn", True),
     ],
 )
 def test_dropout_is_used_where_the_original_uses_it(name, dropout):
@@ -237,7 +272,15 @@ def test_dropout_is_used_where_the_original_uses_it(name, dropout):
 
 @pytest.mark.parametrize(
     ("name", "height", "smallest"),
-    [("vgg8", 7, 8), ("vgg16_bn", 31, 32), ("lenet", 15, 16), ("distiller_resnet8", 12, 13)],
+    [
+        ("vgg8", 7, 8),
+        ("vgg16_bn", 31, 32),
+        ("vgg16_plain", 31, 32),
+        ("lenet", 15, 16),
+        ("lenet5", 11, 12),
+        ("mnist_cnn", 5, 6),
+        ("distiller_resnet8", 12, 13),
+    ],
 )
 def test_images_that_are_too_small_are_refused(name, height, smallest):
     model = models.create(name, num_classes=10)
@@ -295,6 +338,15 @@ def test_mistakes_in_create_are_one_line_errors(name, attributes, message):
 def test_an_unknown_stem_is_refused(name):
     with pytest.raises(UserError, match=r"unknown stem='large': choose"):
         traced(name, stem="large")
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute", "allowed"),
+    [("lenet5", "pool", "max, average"), ("preresnet20", "norm", "batch, layer")],
+)
+def test_an_unknown_pool_or_norm_is_refused(name, attribute, allowed):
+    with pytest.raises(UserError, match=f"^unknown {attribute} 'large': choose from {allowed}"):
+        traced(name, **{attribute: "large"})
 
 
 def test_jit_equals_eager(compiled, random_variables):

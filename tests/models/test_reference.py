@@ -88,7 +88,8 @@ def test_generated_images_equal_the_original(compiled):
 
 
 # The first four logits of the first image, ten classes, by the code of RepDistiller,
-# pytorch-cifar-models, torchvision and ZeroShotKnowledgeTransfer.
+# pytorch-cifar-models, torchvision, ZeroShotKnowledgeTransfer, gnosis (with layer norm: at its
+# last commit that has it, bdf0eb0^) and PyTorch's examples.
 MORE = [
     ("shufflenetv2", {}, 32, [-2.95556, 3.4513, -18.0411, -1.328]),
     ("resnet18", {}, 32, [8.67184, 10.467, 6.35846, 0.662968]),
@@ -99,6 +100,11 @@ MORE = [
     ("resnet50", {}, 32, [116.483, -24.9263, -5.96484, -143.024]),
     ("vgg8", {}, 64, [-2.4287, 3.7664, -0.967819, 0.38722]),
     ("lenet", {}, 32, [0.353475, -0.124494, 1.48467, -0.0910783]),
+    ("lenet5", {"in_channels": 1}, 28, [-0.0241367, 0.0806585, 0.248712, 0.106991]),
+    ("mnist_cnn", {"in_channels": 1}, 28, [0.188507, 0.234203, 0.269405, -0.27998]),
+    ("vgg16_plain", {}, 32, [0.461757, 0.330131, -0.124531, -0.425412]),
+    ("preresnet20", {"blocks": 2}, 32, [-1.15969, -7.30103, 9.52897, 2.07074]),
+    ("preresnet56", {"blocks": 2, "norm": "layer"}, 32, [-0.034926, 0.518439, -0.401138, 0.679047]),
 ]
 
 
@@ -106,12 +112,14 @@ MORE = [
     ("name", "kwargs", "resolution", "expected"), MORE, ids=[f"{m[0]}-{m[2]}" for m in MORE]
 )
 def test_logits_equal_literals_of_the_original(name, kwargs, resolution, expected, compiled):
-    model = models.create(name, num_classes=10, **kwargs)
-    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), model.example())
+    kwargs = {"num_classes": 10, **kwargs}
+    model = models.create(name, **kwargs)
+    example = model.example(resolution)
+    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), example)
     empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), shapes)
-    keys = torch_import.export(name, empty, num_classes=10, **kwargs)
+    keys = torch_import.export(name, empty, resolution=resolution, **kwargs)
     state_dict = {key: weight(key, value.shape) for key, value in keys.items()}
-    variables = torch_import.convert(name, state_dict, num_classes=10, **kwargs)
-    logits = compiled(model.apply, variables, images(resolution)).logits
+    variables = torch_import.convert(name, state_dict, resolution=resolution, **kwargs)
+    logits = compiled(model.apply, variables, images(resolution)[..., : example.shape[-1]]).logits
     error = np.abs(np.asarray(logits[0, :4]) - expected).max()
     assert error <= TOLERANCE * np.abs(logits).max()

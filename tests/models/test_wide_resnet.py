@@ -64,6 +64,38 @@ def test_momentum_of_the_last_batch_norm(momentum):
     )
 
 
+def test_with_layer_norm_an_image_does_not_depend_on_its_batch(compiled, random_variables):
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+
+    def difference(norm):
+        """Of the logits of two images in training mode, from those in a batch with two others."""
+        model = models.create("preresnet56", num_classes=10, blocks=1, norm=norm)
+        variables = random_variables(model)
+
+        def logits(variables, images):
+            return model.apply(variables, images, train=True, mutable=["batch_stats"])[0].logits
+
+        two, four = (compiled(logits, variables, x) for x in (images[:2], images))
+        return np.abs(two - four[:2]).max() / np.abs(four).max()
+
+    assert difference("layer") < 1e-5
+    assert difference("batch") > 1e-2
+
+
+def test_layer_norm_is_over_positions_and_channels(compiled, random_variables):
+    model = models.create("preresnet20", num_classes=10, blocks=1, norm="layer")
+    variables = random_variables(model)
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    taps = compiled(model.apply, variables, images).taps
+    for tap, name in {"stage1": "layer2_0_bn1", "stage2": "layer3_0_bn1", "stage3": "bn"}.items():
+        x, norm = np.asarray(taps[tap], np.float64), variables["params"][name]
+        mean, variance = (f(x, axis=(1, 2, 3), keepdims=True) for f in (np.mean, np.var))
+        normalised = (x - mean) / np.sqrt(variance + 1e-5)
+        expected = normalised * norm["scale"].reshape(1, 1, 1, -1)
+        expected += norm["bias"].reshape(1, 1, 1, -1)
+        np.testing.assert_allclose(taps[f"{tap}_pre"], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_initialisation_as_in_the_paper_and_as_pytorch_does_by_default():
     """Standard deviations: He's over the outputs, or that of U(-1/sqrt(n), 1/sqrt(n))."""
     for pytorch_init in (False, True):
