@@ -24,7 +24,8 @@ KD.
 - `ab`: activation boundaries for 60 % of the epochs, then KD, as in the text; `code=code` has AB
   for 10 epochs and KD for all of them.
 - `feature_losses`: simple feature distillation by other distances, pools and layers, none of
-  which "improved accuracy".
+  which "improved accuracy". A pool does something only where the maps of the networks differ in
+  size, which those of the default pair do not (with `teacher=mobilenetv2_half` they do).
 - `dual`: teacher and student take turns. The teacher learns until its validation accuracy is two
   points above the student's, the student by KD until it has caught up, for `rounds=` rounds of
   turns of at most `turn=` epochs. With `code=code`, the teacher's two points are counted from
@@ -236,6 +237,7 @@ def _feature_losses(config: ConfigDict, args: ConfigDict) -> None:
         "kl": {"distance": "kl"},
         "average": {"pool": "average"},
         "resize": {"pool": "resize"},
+        "deconvolution": {"pool": "deconvolution"},
         "last_2": {"layers": "last:2"},
         "first_2": {"layers": "first:2"},
         "every_2": {"layers": "every:2"},

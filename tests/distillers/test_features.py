@@ -230,6 +230,30 @@ def test_sfd_compares_the_layers_that_it_is_told(layers, compared):
     np.testing.assert_allclose(ours, np.mean(expected) if ours.ndim == 0 else expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("sizes", "side"), [((4, 2), 4), ((16, 8), 3), ((8, 4), 0)])
+def test_sfd_by_a_deconvolution_maps_the_student_to_the_teachers_sizes(sizes, side):
+    """A trained transposed convolution or convolution; none where the sizes are equal."""
+    student, _ = _equal_stages(sizes=sizes)
+    _, teacher = _equal_stages()
+    context = _context(student, teacher)
+    distiller = distillers.sfd(pool="deconvolution")
+    variables = distiller.init(jax.random.key(0), context)
+    kernels = [leaf.shape for leaf in jax.tree.leaves(variables["params"]) if leaf.ndim == 4]
+    if not side:
+        assert not kernels
+        expected = _value(distillers.sfd(), context)
+        np.testing.assert_allclose(distiller.loss(variables, context).value, expected, rtol=1e-6)
+        return
+    assert kernels == [(side, side, 2, 2), (side, side, 3, 3)]
+
+    def loss(params):
+        return distiller.loss({**variables, "params": params}, context).value.mean()
+
+    before, gradient = jax.value_and_grad(loss)(variables["params"])
+    step = jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], gradient)
+    assert loss(step) < before
+
+
 @pytest.mark.parametrize(
     ("create", "message"),
     [
