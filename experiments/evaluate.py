@@ -25,8 +25,8 @@ from kdjax.types import UserError
 A = flags.DEFINE_string("a", "", "RUN/PHASE, or MODEL=FILE for a PyTorch file.")
 B = flags.DEFINE_string("b", "", "A second network, the reference of the comparison.")
 DATA = flags.DEFINE_string("data", None, "Data set; by default that of the run of --a.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder in which tfds keeps its data.")
-_SPLIT = flags.DEFINE_string("split", "test", "train, validation, test, or a split of tfds.")
+DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder in which tfds keeps its data.")
+SPLIT = flags.DEFINE_string("split", "test", "train, validation, test, or a split of tfds.")
 _RESIZE = flags.DEFINE_integer("resize", None, "Side of the images; by default the network's.")
 _MEAN = flags.DEFINE_list(
     "mean", [], "Mean of a PyTorch file's normalisation; by default measured."
@@ -66,11 +66,11 @@ def load_data(reference: str) -> "tuple[PhaseData, str, str]":
     if (folder / "network.json").exists():
         described = files.read_json(folder / "network.json")
     if DATA.value:
-        options = {"name": DATA.value, "dir": _DATA_DIR.value}
+        options = {"name": DATA.value, "dir": DATA_DIR.value}
         options |= {key: described[key] for key in ("resize", "image_size") if key in described}
     elif (folder.parent / "config.json").exists():
         options = files.read_json(folder.parent / "config.json")["data"]
-        options["dir"] = _DATA_DIR.value or options["dir"]
+        options["dir"] = DATA_DIR.value or options["dir"]
         if not options["name"]:
             raise UserError(f"the run of {reference} has no data: set --data")
     else:
@@ -79,7 +79,7 @@ def load_data(reference: str) -> "tuple[PhaseData, str, str]":
     options["whole"] = False
     if _RESIZE.value is not None:
         options |= {"resize": _RESIZE.value, "image_size": 0}
-    split = _SPLIT.value
+    split = SPLIT.value
     if split not in _OWN_SPLITS:
         options["test_split"], split = split, "test"
     data = datasets.read(**options)
@@ -109,7 +109,7 @@ def main() -> None:
     data, split, name = load_data(A.value)
     images = data.splits[split]
     devices = parallel.Devices.dividing(len(images))
-    result: dict[str, Any] = {"data": name, "split": _SPLIT.value, "images": len(images)}
+    result: dict[str, Any] = {"data": name, "split": SPLIT.value, "images": len(images)}
     logits = {}
     for which, reference in (("a", A.value), ("b", B.value)):
         if not reference:

@@ -53,7 +53,7 @@ class Evaluator:
         """float32 [n, k] for the n images of a split; `variables` are on the devices."""
         resident = split.resident(self._devices)
         parts = []
-        for indices in _index_batches(len(split), _BATCH_SIZE, self._devices):
+        for indices in index_batches(len(split), _BATCH_SIZE, self._devices):
             batch = batches.read(split.split, indices)
             sharded = jax.tree.map(self._devices.shard, batch)
             parts.append(self._step(variables, resident, sharded))
@@ -111,7 +111,7 @@ class CropAverage:
         parts = []
         # The whole images of a batch are all in memory at once.
         size = _WHOLE_BATCH_SIZE if self._crops else _BATCH_SIZE
-        for indices in _index_batches(len(split), size, self._devices):
+        for indices in index_batches(len(split), size, self._devices):
             total = np.zeros(())
             for number, batch in enumerate(self._batches(split.split, indices)):
                 sharded = jax.tree.map(self._devices.shard, batch)
@@ -131,7 +131,7 @@ class CropAverage:
             yield {"index": indices, "images": self._crops.numbered(images, indices, number)}
 
 
-def _index_batches(n: int, at_most: int, devices: parallel.Devices) -> Iterator[np.ndarray]:
+def index_batches(n: int, at_most: int, devices: parallel.Devices) -> Iterator[np.ndarray]:
     """Positions int32 [b] of n examples, in order, in batches of one size that devices can share.
 
     The last batch is filled up with the first example, whose results are to be dropped.

@@ -1,6 +1,7 @@
 """What a run reports: tables and curves."""
 
 import io
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,9 +45,7 @@ def tables(summary: Mapping[str, Any]) -> list[Cells]:
     """The phases of a summary, and the tables of its config's `report`, filled in.
 
     The members of a phase share a row, which has their means and sample standard
-    deviations; members that diverged are left out of these. A cell of `report` is a format
-    string of the phases, such as `{kd[test][accuracy]:.2%}`, and is empty where there is no
-    such figure.
+    deviations; members that diverged are left out of these.
     """
     measured = _measured(summary)
     rows = []
@@ -62,16 +61,34 @@ def tables(summary: Mapping[str, Any]) -> list[Cells]:
                 f"{sum(phase['seconds'] for phase in phases):.0f}",
             ]
         )
-    papers = [
-        Cells(
-            one["caption"],
-            one["columns"],
-            [[cell.format_map(measured) for cell in row] for row in one["rows"]],
-        )
-        for one in summary["config"]["report"].values()
-        if "rows" in one
-    ]
-    return [Cells("", _HEADINGS, rows), *papers]
+    return [Cells("", _HEADINGS, rows), *_filled(summary["config"]["report"], measured)]
+
+
+def tables_of(results: Mapping[str, Any], report: Mapping[str, Any]) -> list[Cells]:
+    """The tables of a config's `report` with figures that are not of a run's own summary.
+
+    Args:
+      results: figures of members, by name, each with the name of its `phase`.
+      report: of the config.
+    """
+    return _filled(report, _measured({"phases": results}))
+
+
+def _filled(report: Mapping[str, Any], measured: "_Phases") -> list[Cells]:
+    """The tables of a report, without those that have none of the figures.
+
+    A cell is a format string of the phases, such as `{kd[test][accuracy]:.2%}`, and is empty
+    where there is no such figure.
+    """
+    tables = []
+    for one in report.values():
+        rows = one.get("rows", [])
+        filled = [[cell.format_map(measured) for cell in row] for row in rows]
+        cells = zip(itertools.chain(*rows), itertools.chain(*filled), strict=True)
+        # A table may be of figures that only `experiments.properties` measures.
+        if any(text for form, text in cells if "{" in form):
+            tables.append(Cells(one["caption"], one["columns"], filled))
+    return tables
 
 
 def _remark(phases: Sequence[Any]) -> str:
@@ -84,7 +101,12 @@ def _remark(phases: Sequence[Any]) -> str:
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
     """Prints the tables of a summary."""
-    for caption, headings, rows in tables(summary):
+    show_tables(tables(summary), console)
+
+
+def show_tables(tables: Sequence[Cells], console: Console) -> None:
+    """Prints tables."""
+    for caption, headings, rows in tables:
         # Levels such as [h, 4, 2, 1] are not markup.
         view = Table(title=escape(caption) or None, title_justify="left")
         for i, heading in enumerate(headings):

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 import jax
+import jax.extend.core as jcore
 
-from kdjax.types import Array, PyTree
+from kdjax.types import Array, PyTree, UserError
 
 
 def inputs_used(function: Callable[[PyTree], Array], inputs: PyTree) -> PyTree:
@@ -20,3 +21,36 @@ def inputs_used(function: Callable[[PyTree], Array], inputs: PyTree) -> PyTree:
             needed.update(map(id, equation.invars))
     used = [id(var) in needed for var in jaxpr.invars]
     return jax.tree.unflatten(jax.tree.structure(inputs), used)
+
+
+def split_at(
+    function: Callable[[PyTree], tuple[Array, Array]], inputs: PyTree
+) -> tuple[Array, Callable[[Array], Array]]:
+    """Cuts a function at an intermediate value, with respect to which it can be differentiated.
+
+    Args:
+      function: returns a result and the intermediate value that it is computed from.
+      inputs: its argument; also the constants of the second part.
+
+    Returns:
+      The intermediate value, and the function from it to the result.
+
+    Raises:
+      UserError: if nothing is computed from the intermediate value.
+    """
+    closed = jax.make_jaxpr(function)(inputs)
+    jaxpr = closed.jaxpr
+    result, intermediate = jaxpr.outvars
+    leaves = jax.tree.leaves(inputs)
+    rest = [equation for equation in jaxpr.eqns if equation.outvars != [intermediate]]
+    if not any(intermediate in equation.invars for equation in rest):
+        raise UserError("the network's logits are not computed from that feature map")
+    value = jcore.jaxpr_as_fun(closed)(*leaves)[1]
+    second = jaxpr.replace(invars=[*jaxpr.invars, intermediate], outvars=[result], eqns=rest)
+
+    def from_intermediate(value: Array) -> Array:
+        # What does not depend on the value is computed again, unless it is compiled together.
+        (output,) = jcore.jaxpr_as_fun(jcore.ClosedJaxpr(second, closed.consts))(*leaves, value)
+        return output
+
+    return value, from_intermediate

@@ -79,15 +79,19 @@ def rotation(rng: Array, image: Array, degrees: float) -> Array:
     return operators.affine(image, operators.fixed_point(operators.rotate(angle, h, w)), 0)
 
 
-def jitter(rng: Array, image: Array, amount: float) -> Array:
+def jitter(rng: Array, image: Array, amount: float, hue: float | None = None) -> Array:
     """Changes brightness, contrast, saturation and hue, in random order.
 
     As torchvision's `ColorJitter`. The first three are multiplied by a factor within `amount`
-    of 1; hue is turned by up to `amount` of a full circle. Grey images have neither saturation
-    nor hue.
+    of 1; hue is turned by up to `hue` of a full circle, by default `amount`. Grey images have
+    neither saturation nor hue.
     """
     order_key, *keys = jax.random.split(rng, 5)
-    changes = [jax.random.uniform(key, minval=-amount, maxval=amount) for key in keys]
+    amounts = (amount, amount, amount, amount if hue is None else hue)
+    changes = [
+        jax.random.uniform(key, minval=-most, maxval=most)
+        for key, most in zip(keys, amounts, strict=True)
+    ]
     order = jax.random.permutation(order_key, 4 if image.shape[-1] == 3 else 2)
     return change_colors(image, order, jnp.stack(changes))
 
