@@ -6,16 +6,17 @@ Each is described, with its arguments, where its family is:
 
 - `configs/recipes_survey.py`: `takd`, `mkd`, `uda`, `uda_unlabelled`, `unlabelled`, `ab`,
   `feature_losses`, `dual`.
+- `configs/recipes_properties.py`: `properties`, `properties_mnist`.
 """
 
 from types import ModuleType
 
 from ml_collections import ConfigDict
 
-from configs import recipes_survey
+from configs import recipes_properties, recipes_survey
 from kdjax.types import UserError
 
-_FAMILIES: tuple[ModuleType, ...] = (recipes_survey,)
+_FAMILIES: tuple[ModuleType, ...] = (recipes_survey, recipes_properties)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
