@@ -167,22 +167,23 @@ def domains(
     images: Images,
     *,
     made: Sequence[str],
-    others: Mapping[str, np.ndarray],
+    others: Mapping[str, Images],
 ) -> tuple[Figures, list[Figures]]:
     """Consensus of student and teacher on other domains (Ojha et al. 2023, section 4.5).
 
     Args:
       teacher: the reference.
       students: networks.
-      images: labels are not used.
+      images: of the domain `images`.
       made: names of `kdjax.probes.DOMAINS`, made from the images.
-      others: images [m, h, w, c] of other data sets, by name, pixels in [0, 1].
+      others: images of other data sets, by name.
 
     Returns:
-      No figures of the teacher, and of each student: `consensus`, the share of the images of which
-      it predicts what the teacher does, by domain; the images as they are are `images`.
+      Figures of the teacher, and of each student, by domain: `accuracy` where all labels are
+      known, and of the students `consensus`, the share of the images of which they predict what
+      the teacher does.
     """
-    pixels = {"images": images.pixels}
+    every = {"images": images}
     for name in made:
         domain: Callable[..., Any] = probes.DOMAINS[name]
 
@@ -190,19 +191,18 @@ def domains(
             return domain(jax.random.wrap_key_data(key), image)
 
         make = Batched(lambda _, keys, x, one=one: jax.vmap(one)(keys, x), {})
-        pixels[name] = make(images.keys, images.pixels)
-    pixels |= others
-    reference = {name: teacher.logits(x) for name, x in pixels.items()}
-    found = [
-        {
-            "consensus": {
-                name: _number(metrics.agreement(student.logits(x), reference[name]))
-                for name, x in pixels.items()
-            }
-        }
-        for student in students
-    ]
-    return {}, found
+        every[name] = images._replace(pixels=make(images.keys, images.pixels))
+    every |= others
+    figures: list[Figures] = [{"accuracy": {}}]
+    figures += [{"accuracy": {}, "consensus": {}} for _ in students]
+    for name, seen in every.items():
+        predicted = [one.logits(seen.pixels).argmax(-1) for one in (teacher, *students)]
+        for found, own in zip(figures, predicted, strict=True):
+            if (seen.labels >= 0).all():
+                found["accuracy"][name] = _number(np.mean(own == seen.labels))
+            if "consensus" in found:
+                found["consensus"][name] = _number(np.mean(own == predicted[0]))
+    return figures[0], figures[1:]
 
 
 def cam(

@@ -11,8 +11,8 @@ The probes of "What knowledge gets distilled in knowledge distillation?" (Ojha e
 - `color`, `crop`, `shift`: agreement of each network with itself on an image and the image with
   its colours changed, on two crops of a share of its area, on two copies shifted by pixels;
   `--strengths=.3,.4` says by how much.
-- `domains`: consensus of student and teacher on images of other domains, made of the given images
-  or other data sets: `--domains=edges,noise,tfds:mnist`.
+- `domains`: consensus of student and teacher, and accuracy, on images of other domains, made of
+  the given images or other data sets: `--domains=edges,noise,tfds:mnist`.
 - `cam`: cosine of the Grad-CAMs of student and teacher, and with `--independent=RUN/PHASE` the
   share of images on which it is larger than that student's.
 - `cka`: centered kernel alignment of all layers (`--kernel=linear|rbf`, `--features=flat|mean`).
@@ -174,17 +174,18 @@ def _measure(
             return planes, *probing.plane(teacher, students, images, **planes)
 
 
-def _domains(data: "PhaseData") -> tuple[list[str], dict[str, Any]]:
+def _domains(data: "PhaseData") -> "tuple[list[str], dict[str, Images]]":
     """The domains that are made, and images of the data sets, as the networks take them."""
     import numpy as np
 
     from experiments import data as datasets
+    from experiments import probing
     from kdjax import probes
     from kdjax.data import sources
 
     given = _DOMAINS.value or list(probes.DOMAINS)
     made = [name for name in given if name in probes.DOMAINS]
-    others: dict[str, Any] = {}
+    others: dict[str, probing.Images] = {}
     for name in given:
         if name in made:
             continue
@@ -199,12 +200,15 @@ def _domains(data: "PhaseData") -> tuple[list[str], dict[str, Any]]:
             resize=data.resize or data.image_size,
             image_size=data.image_size,
         )
-        _, pixels = _choose(found.splits["test"], data.image_size)
+        chosen, pixels = _choose(found.splits["test"], data.image_size)
         if pixels.shape[-1] == 1:
             pixels = np.repeat(pixels, data.channels, axis=-1)
         if pixels.shape[-1] != data.channels:
             raise UserError(f"{name!r} has coloured images, which the networks do not take")
-        others[name] = pixels
+        labels = found.splits["test"].labels[chosen]
+        if found.num_classes != data.num_classes:
+            labels = np.full_like(labels, -1)
+        others[name] = probing.Images.at(chosen, pixels, labels, _SEED.value)
     return made, others
 
 

@@ -1,9 +1,9 @@
 """Data sets by name: splits of uint8 images and integer labels.
 
-A source reads `digits`, `tfds:<name>`, `npz:<file>` or `folder:<dir>`, or is a function of
-the user's own, `package.module:reader`. A split that fits in memory is an array; a larger
-one is a `Lazy` sequence that decodes images on demand. A new source is a new module and one
-line of `_SOURCES`.
+A source reads `digits`, `tfds:<name>`, `npz:<file>` or `folder:<dir>`, makes `domains` of one of
+these, or is a function of the user's own, `package.module:reader`. A split that fits in memory is
+an array; a larger one is a `Lazy` sequence that decodes images on demand. A new source is a new
+module and one line of `_SOURCES`.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kdjax import references
-from kdjax.data.sources import digits, external, folder, npz, tfds
+from kdjax.data.sources import digits, domains, external, folder, npz, tfds
 from kdjax.data.sources.base import (
     Dataset,
     Lazy,
@@ -51,6 +51,7 @@ _SOURCES = {
     "tfds": _Source("tfds:<name>", tfds.read),
     "npz": _Source("npz:<file>", npz.read),
     "folder": _Source("folder:<dir>", folder.read),
+    "domains": _Source("domains:<domains>:<data set>", domains.read),
 }
 KINDS = ", ".join([*(source.form for source in _SOURCES.values()), "<package.module>:<reader>"])
 
@@ -76,6 +77,8 @@ def load(
         - `tfds:<name>`: a data set of TensorFlow Datasets.
         - `npz:<file>`: arrays `train_images`, `train_labels`, `test_images`, `test_labels`.
         - `folder:<dir>`: image files `<dir>/{train,test}/<class>/*.{png,jpg}`.
+        - `domains:<domains>:<data set>[@<textures>]`: grey images as they are (`plain`), on
+          coloured backgrounds (`color`) or blended with textures (`texture`), joined by `+`.
         - `<package.module>:<reader>`: an importable function that follows the contract of
           `Reader`. The kinds above take precedence over modules of the same name.
       dir: folder in which `tfds` keeps its data, or "" for its default.
