@@ -6,7 +6,13 @@ from ml_collections import ConfigDict
 
 
 def add_table(
-    config: ConfigDict, name: str, *, caption: str, columns: list[str], rows: list[list[str]]
+    config: ConfigDict,
+    name: str,
+    *,
+    caption: str,
+    columns: list[str],
+    rows: list[list[str]],
+    probe: str = "",
 ) -> None:
     """Adds a table that the run prints at its end and writes to `table.md` of its folder.
 
@@ -16,6 +22,8 @@ def add_table(
       caption: what it shows, and where the paper's numbers are from.
       columns: headings.
       rows: of cells; `measured` makes those with this run's figures.
+      probe: of `experiments.properties`, which prints the table instead of the run and puts its
+        figures into cells such as `{kd[adversarial][fooling_rate]:.2%}`.
 
     Raises:
       ValueError: if a row has another length than the headings.
@@ -23,7 +31,8 @@ def add_table(
     for row in rows:
         if len(row) != len(columns):
             raise ValueError(f"{len(columns)} columns, but a row of {row}")
-    config.report[name] = ConfigDict({"caption": caption, "columns": columns, "rows": rows})
+    table = {"caption": caption, "columns": columns, "rows": rows}
+    config.report[name] = ConfigDict(table | ({"probe": probe} if probe else {}))
 
 
 def add_figure(

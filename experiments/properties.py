@@ -228,7 +228,8 @@ def _show(result: Mapping[str, Any]) -> None:
             if folder.parent == run and folder.name in members:
                 phase = members[folder.name]["phase"]
                 measured[folder.name] = {"phase": phase, result["probe"]: one}
-        tables = report.tables_of(measured, files.read_json(run / "config.json")["report"])
+        described = files.read_json(run / "config.json")["report"]
+        tables = report.probe_tables(result["probe"], measured, described)
     if not tables:
         figures = [_flat(one) for one in (result["teacher"], *result["students"])]
         headings = list(dict.fromkeys(name for one in figures for name in one))

@@ -1,7 +1,6 @@
 """What a run reports: tables and curves."""
 
 import io
-import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,7 +44,9 @@ def tables(summary: Mapping[str, Any]) -> list[Cells]:
     """The phases of a summary, and the tables of its config's `report`, filled in.
 
     The members of a phase share a row, which has their means and sample standard
-    deviations; members that diverged are left out of these.
+    deviations; members that diverged are left out of these. A cell of `report` is a format
+    string of the phases, such as `{kd[test][accuracy]:.2%}`, and is empty where there is no
+    such figure.
     """
     measured = _measured(summary)
     rows = []
@@ -64,31 +65,30 @@ def tables(summary: Mapping[str, Any]) -> list[Cells]:
     return [Cells("", _HEADINGS, rows), *_filled(summary["config"]["report"], measured)]
 
 
-def tables_of(results: Mapping[str, Any], report: Mapping[str, Any]) -> list[Cells]:
-    """The tables of a config's `report` with figures that are not of a run's own summary.
+def probe_tables(probe: str, results: Mapping[str, Any], report: Mapping[str, Any]) -> list[Cells]:
+    """The tables of a config's `report` with the figures of a probe, filled in.
 
     Args:
-      results: figures of members, by name, each with the name of its `phase`.
+      probe: of `experiments.properties`.
+      results: by member, the name of its `phase`, and its figures under the name of the probe.
       report: of the config.
     """
-    return _filled(report, _measured({"phases": results}))
+    return _filled(report, _measured({"phases": results}), probe)
 
 
-def _filled(report: Mapping[str, Any], measured: "_Phases") -> list[Cells]:
-    """The tables of a report, without those that have none of the figures.
-
-    A cell is a format string of the phases, such as `{kd[test][accuracy]:.2%}`, and is empty
-    where there is no such figure.
-    """
-    tables = []
-    for one in report.values():
-        rows = one.get("rows", [])
-        filled = [[cell.format_map(measured) for cell in row] for row in rows]
-        cells = zip(itertools.chain(*rows), itertools.chain(*filled), strict=True)
-        # A table may be of figures that only `experiments.properties` measures.
-        if any(text for form, text in cells if "{" in form):
-            tables.append(Cells(one["caption"], one["columns"], filled))
-    return tables
+def _filled(
+    report: Mapping[str, Any], measured: "_Phases", probe: str | None = None
+) -> list[Cells]:
+    """The tables of a report with the figures of a probe, or of the run itself."""
+    return [
+        Cells(
+            one["caption"],
+            one["columns"],
+            [[cell.format_map(measured) for cell in row] for row in one["rows"]],
+        )
+        for one in report.values()
+        if "rows" in one and one.get("probe") == probe
+    ]
 
 
 def _remark(phases: Sequence[Any]) -> str:
