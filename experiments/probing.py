@@ -87,7 +87,7 @@ def adversarial(
     alpha: float,
     steps: int,
 ) -> tuple[Figures, list[Figures]]:
-    """Attacks on the teacher, and whom they fool (Ojha et al. 2023, section 4.2).
+    """Attacks on the teacher, and whom they fool (Ojha et al. 2023, Table 2).
 
     Args:
       teacher: whose gradient is followed.
@@ -132,7 +132,7 @@ def adversarial(
 def self_agreement(
     teacher: Subject, students: Sequence[Subject], images: Images, *, view: str, strengths: str
 ) -> tuple[Figures, list[Figures]]:
-    """Agreement of each network with itself on two views (Ojha et al. 2023, 4.3, 4.4, appendix).
+    """Agreement of each network with itself on two views (Ojha et al. 2023, Tables 8 and 10).
 
     Args:
       teacher: is measured as the students are.
@@ -169,7 +169,7 @@ def domains(
     made: Sequence[str],
     others: Mapping[str, Images],
 ) -> tuple[Figures, list[Figures]]:
-    """Consensus of student and teacher on other domains (Ojha et al. 2023, section 4.5).
+    """Consensus of student and teacher on other domains (Ojha et al. 2023, Table 11).
 
     Args:
       teacher: the reference.
@@ -208,7 +208,7 @@ def domains(
 def cam(
     teacher: Subject, students: Sequence[Subject], images: Images, *, independent: Subject | None
 ) -> tuple[Figures, list[Figures]]:
-    """Similarity of where student and teacher look (Ojha et al. 2023, section 4.1, Figure 2).
+    """Similarity of where student and teacher look (Ojha et al. 2023, Figure 2).
 
     Args:
       teacher: the reference.

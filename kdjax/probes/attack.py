@@ -21,7 +21,7 @@ def fgsm_step(
     """One step of iterative FGSM (Kurakin et al. 2017, section 2.2).
 
     x <- clip_{clean, eps}(x + alpha sign(grad_x CE(apply(x), label))), which Ojha et al. 2023
-    repeat five times (section 4.2).
+    repeat five times (Table 2).
 
     Args:
       apply: from images to the attacked network's logits [b, k].

@@ -1,7 +1,7 @@
 """Images of domains that a network was not trained on, made from those that it was trained on.
 
 They stand for the sketches, edges and silhouettes of Geirhos et al. 2019, on which Ojha et al.
-2023, section 4.5, count how often student and teacher predict the same. Every function takes a
+2023, Table 11, count how often student and teacher predict the same. Every function takes a
 key and one image [h, w, c] with pixels in [0, 1], c = 1 or 3, and returns another of that shape.
 """
 

@@ -1,7 +1,7 @@
 """Planes through three images, on which two networks' decisions are compared.
 
-As in somepago/dbViz (Somepalli et al. 2022, section 3), whose measure Ojha et al. 2023 use
-(section 5.1, Table 1).
+As in somepago/dbViz (Somepalli et al. 2022), whose measure Ojha et al. 2023 use
+(Table 1).
 """
 
 from typing import NamedTuple

@@ -15,7 +15,7 @@ View = Callable[[Array, Array, float], tuple[Array, Array]]
 
 
 def color(rng: Array, image: Array, strength: float) -> tuple[Array, Array]:
-    """The image, and the image with its colours changed (Ojha et al. 2023, section 4.3).
+    """The image, and the image with its colours changed (Ojha et al. 2023, Table 8).
 
     Brightness, contrast and saturation are multiplied by a factor within `strength` of 1; hue is
     turned by up to half of `strength` of a full circle, the proportion with which the paper trains

@@ -44,7 +44,7 @@ def test_cka_of_features_with_themselves_is_1_however_they_are_rotated_and_scale
 
 
 def test_linear_cka_is_that_of_the_covariances():
-    """Equation 5 of Kornblith et al. 2019, by products of features instead of examples."""
+    """Kornblith et al. 2019, Table 1, by products of features instead of examples."""
     rng = np.random.default_rng(1)
     a, b = (x - x.mean(0) for x in (rng.normal(size=(9, 4)), rng.normal(size=(9, 6))))
     norms = np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)

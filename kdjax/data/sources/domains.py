@@ -1,6 +1,6 @@
 """Digits in three domains: as they are, on coloured backgrounds, and blended with textures.
 
-Those on which Ojha et al. 2023, section 4.6, train a teacher whose students see the first alone.
+Those on which Ojha et al. 2023, Table 13, train a teacher whose students see the first alone.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
     - `plain`: x in all channels;
     - `color`: x + (1 - x) c, where the colour c is uniform in [0, 1]^3;
     - `texture`: |t - x|, where t is a random crop of a coloured image, as MNIST-M is made of MNIST
-      (Ganin et al. 2016, section 5.1), or, without these images, a made texture: random colours
+      (Ganin & Lempitsky 2015), or, without these images, a made texture: random colours
       on a grid, interpolated linearly.
 
     Args:
