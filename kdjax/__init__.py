@@ -6,7 +6,7 @@ compiled programs are silently wrong. `kdjax.host.set_up_host()`, which `experim
 includes it and also makes the CPU backend fast.
 """
 
-from kdjax import adversarial, distillers, host, losses, metrics, models, torch_import
+from kdjax import adversarial, distillers, host, losses, metrics, models, probes, torch_import
 from kdjax.types import (
     Context,
     Distiller,
@@ -33,5 +33,6 @@ __all__ = [
     "losses",
     "metrics",
     "models",
+    "probes",
     "torch_import",
 ]

@@ -203,3 +203,13 @@ def test_jitter_stays_in_range_and_knows_grey_images():
     both = [augment.jitter(jax.random.key(i), colored, 0.1) for i in (0, 0, 1)]
     np.testing.assert_array_equal(both[0], both[1])
     assert np.any(np.asarray(both[0]) != np.asarray(both[2]))
+
+
+def test_hue_has_an_amount_of_its_own():
+    colored = jnp.asarray(photo(8) / 255.0, jnp.float32)
+    jitter = jax.jit(augment.jitter)
+    still, turned = (np.asarray(jitter(jax.random.key(0), colored, 0.0, hue)) for hue in (0, 0.3))
+    np.testing.assert_allclose(still, colored, atol=1.5 / 255)
+    # The largest channel, HSV's value, does not depend on the hue.
+    assert np.abs(turned - colored).max() > 0.1
+    np.testing.assert_allclose(turned.max(-1), np.asarray(colored).max(-1), atol=1.5 / 255)

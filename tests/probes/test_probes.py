@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import networks
-from kdjax import probes
+from kdjax import models, probes
 from kdjax.probes import domains
 from kdjax.types import Network, Outputs, UserError
 
@@ -118,12 +118,23 @@ def test_grad_cam_follows_any_computation_and_refuses_maps_that_do_not_matter():
         probes.grad_cam(network, variables, IMAGES, LABELS, "stage3")
 
 
+@pytest.mark.parametrize("name", ["lenet", "vgg8", "mobilenetv2_half", "wrn_10_1"])
+def test_every_family_has_a_map_of_its_last_stage(name):
+    network = Network(models.create(name, num_classes=K), (0.0,) * 3, (1.0,) * 3)
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)), images)
+    taps = jax.eval_shape(network.evaluate, variables, images).taps
+    labels = jax.ShapeDtypeStruct((2,), jnp.int32)
+    maps = jax.eval_shape(functools.partial(probes.grad_cam, network), variables, images, labels)
+    last = max(tap for tap in taps if tap.startswith("stage") and not tap.endswith("_pre"))
+    assert maps.shape == taps[last].shape[:3]
+
+
 def test_maps_of_two_sizes_are_compared_and_their_scale_does_not_matter():
     maps = jnp.asarray(np.random.default_rng(0).random((3, 4, 4)))
     maps = maps.at[2].set(0)
     np.testing.assert_allclose(probes.cosine(maps, 1e-30 * maps), [1, 1, 0], atol=1e-6)
     constant = jnp.ones((3, 2, 2))
-    expected = np.asarray(maps.sum((1, 2)) / 4 / np.maximum(jnp.linalg.norm(maps, axis=(1, 2)), 1))
     got = probes.cosine(constant, maps)
     expected = [float(m.sum()) / (4 * float(np.sqrt((m**2).sum()) or 1)) for m in np.asarray(maps)]
     np.testing.assert_allclose(got, expected, rtol=1e-5)
