@@ -1,8 +1,20 @@
 """Selects the feature maps of student and teacher that a method compares."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Container, Sequence
 
 from kdjax.types import Array, Context, UserError
+
+
+def stages(taps: Container[str], suffix: str = "") -> list[str]:
+    """The names of a network's stages, shallow to deep.
+
+    Args:
+      taps: of the network, or their names.
+      suffix: "" or "_pre" (before the activation).
+    """
+    numbered = (f"stage{i}{suffix}" for i in itertools.count(1))
+    return list(itertools.takewhile(lambda name: name in taps, numbered))
 
 
 def paired(
@@ -36,7 +48,7 @@ def paired(
     student, teacher = context.student.taps, context.teacher.taps
     if not taps:
         other_suffix = suffix if teacher_suffix is None else teacher_suffix
-        n, m = _count_stages(student, suffix), _count_stages(teacher, other_suffix)
+        n, m = len(stages(student, suffix)), len(stages(teacher, other_suffix))
         few = min(n, m)
         if not few:
             raise UserError(f"method {method!r} needs feature maps: a network has no stages")
@@ -93,10 +105,6 @@ def maps(
                     f"{name!r} has shape {tuple(feature.shape)}"
                 )
     return pairs
-
-
-def _count_stages(taps: Mapping[str, Array], suffix: str) -> int:
-    return sum(name.startswith("stage") and name == f"{name[:6]}{suffix}" for name in taps)
 
 
 def _same_depth(i: int, few: int, count: int) -> int:

@@ -6,7 +6,7 @@ domains, maps of where a network looks, similarity of features, and planes throu
 """
 
 from kdjax.probes.attack import fgsm_step, fooling_rate
-from kdjax.probes.cam import cosine, grad_cam, last_stage
+from kdjax.probes.cam import cosine, grad_cam
 from kdjax.probes.cka import cka, taps_of
 from kdjax.probes.domains import DOMAINS
 from kdjax.probes.planes import Plane, plane_through
@@ -21,7 +21,6 @@ __all__ = [
     "fgsm_step",
     "fooling_rate",
     "grad_cam",
-    "last_stage",
     "plane_through",
     "taps_of",
 ]

@@ -6,19 +6,20 @@ import jax
 import jax.numpy as jnp
 
 from kdjax import jaxprs
+from kdjax.distillers.taps import stages
 from kdjax.types import Array, Network, UserError, Variables
 
 
-def last_stage(taps: Mapping[str, Array]) -> str:
+def _last_stage(taps: Mapping[str, Array]) -> str:
     """The name of the last stage's tap, after its activation.
 
     Raises:
       UserError: if there are no stages.
     """
-    stages = [name for name in taps if name.startswith("stage") and name[5:].isdigit()]
-    if not stages:
+    found = stages(taps)
+    if not found:
         raise UserError(f"Grad-CAM needs the feature map of a stage: there are {', '.join(taps)}")
-    return max(stages, key=lambda name: int(name[5:]))
+    return found[-1]
 
 
 def grad_cam(
@@ -43,7 +44,7 @@ def grad_cam(
       UserError: if the network has no such feature map, or its logits do not depend on it.
     """
     known = jax.eval_shape(network.evaluate, variables, images).taps
-    tap = tap or last_stage(known)
+    tap = tap or _last_stage(known)
     if tap not in known or known[tap].ndim != 4:
         raise UserError(f"no feature map {tap!r}: the taps are {', '.join(known)}")
 
