@@ -95,6 +95,10 @@ def base() -> ConfigDict:
             more_images=dict(
                 name="", dir="", split="train", resize=0, examples=0, labels=False, share=0.5
             ),
+            # Which images of the training split a phase learns from: some of `parts` equal random
+            # parts, such as part=(0,) of parts=2, and of these `examples` (0 is all), or so many
+            # of each class. The choice depends on `seed` alone.
+            subset=dict(parts=1, part=(), seed=0, examples=0, per_class=()),
             shots=0,  # training images per class, a fixed random subset; 0 is all
             shots_per_seed=False,  # each seed draws a subset of its own
             epochs=10.0,

@@ -12,6 +12,62 @@ from kdjax.data import batches, sources
 from kdjax.types import UserError
 
 
+class Subset(NamedTuple):
+    """Which images of a training split a phase learns from; its group `subset`.
+
+    Attributes:
+      parts: into which the images are cut at random; sizes differ by one at most.
+      part: those that the phase has, counted from 0; () is all.
+      seed: of the random choices.
+      examples: a random choice of so many of these; 0 is all.
+      per_class: a random choice of so many of each class; () is all.
+    """
+
+    parts: int = 1
+    part: tuple[int, ...] = ()
+    seed: int = 0
+    examples: int = 0
+    per_class: tuple[int, ...] = ()
+
+    def choose(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
+        """Positions int [m] of the chosen images, in ascending order.
+
+        Args:
+          labels: int [n].
+          num_classes: k.
+
+        Raises:
+          UserError: if there is no such part, or a part or a class has fewer images.
+        """
+        if self.parts < 1 or not set(self.part) <= set(range(self.parts)):
+            raise UserError(
+                f"subset.part is {self.part} of {self.parts} parts, which are counted from 0"
+            )
+        order = np.random.default_rng(self.seed).permutation(len(labels))
+        parts = np.array_split(order, self.parts)
+        order = np.concatenate([parts[i] for i in self.part or range(self.parts)])
+        if not 0 <= self.examples <= len(order):
+            raise UserError(f"subset.examples is {self.examples}: there are {len(order)} images")
+        order = order[: self.examples or None]
+        if self.per_class:
+            if len(self.per_class) != num_classes:
+                raise UserError(
+                    f"subset.per_class has {len(self.per_class)} counts for {num_classes} classes"
+                )
+            classes = [order[labels[order] == label] for label in range(num_classes)]
+            for label, (there, count) in enumerate(zip(classes, self.per_class, strict=True)):
+                if not 0 <= count <= len(there):
+                    raise UserError(
+                        f"subset.per_class is {count} for class {label}, which has {len(there)}"
+                    )
+            order = np.concatenate(
+                [there[:count] for there, count in zip(classes, self.per_class, strict=True)]
+            )
+        if not len(order):
+            raise UserError("subset leaves no image")
+        return np.sort(order)
+
+
 class PhaseSplit:
     """A split of a data set, with what is computed from it only once.
 
@@ -70,8 +126,8 @@ class PhaseData:
     labelled: bool = True
     more: PhaseSplit | None = None
     more_labelled: bool = False
-    # Phases with as many shots share them, and what is computed from them only once.
-    _shots: dict[tuple[int, int], "PhaseData"] = dataclasses.field(
+    # Phases with the same images share them, and what is computed from them only once.
+    _subsets: dict[Subset, "PhaseData"] = dataclasses.field(
         default_factory=dict, init=False, repr=False
     )
 
@@ -103,10 +159,19 @@ class PhaseData:
         test = {name: split for name, split in self.splits.items() if name == "test"}
         return dataclasses.replace(self, splits=test)
 
-    def subset(self, indices: np.ndarray) -> "PhaseData":
-        """The same data with only these images [m] of the training split."""
-        train = PhaseSplit(self.train.split.subset(indices))
-        return dataclasses.replace(self, splits={**self.splits, "train": train})
+    def subset(self, subset: Subset) -> "PhaseData":
+        """The same data with only these images of the training split.
+
+        Raises:
+          UserError: as `Subset.choose`.
+        """
+        if subset not in self._subsets:
+            chosen = subset.choose(self.train.labels, self.num_classes)
+            train = PhaseSplit(self.train.split.subset(chosen))
+            self._subsets[subset] = dataclasses.replace(
+                self, splits={**self.splits, "train": train}
+            )
+        return self._subsets[subset]
 
     def with_images(self, own: "ImageSource | None", more: "ImageSource | None") -> "PhaseData":
         """The same data with another training split, and with images beside it."""
@@ -127,18 +192,13 @@ class PhaseData:
         Raises:
           UserError: if a class has fewer.
         """
-        if (count, seed) in self._shots:
-            return self._shots[count, seed]
-        labels = self.train.labels
-        order = np.random.default_rng(seed).permutation(len(labels))
-        chosen = [order[labels[order] == label][:count] for label in range(self.num_classes)]
-        fewest = min(map(len, chosen))
-        if fewest < count or count < 0:
+        known = self.train.labels[self.train.labels >= 0]
+        fewest = int(np.bincount(known, minlength=self.num_classes).min())
+        if not 0 < count <= fewest:
             raise UserError(
                 f"shots is {count}: the class with the fewest training images has {fewest}"
             )
-        self._shots[count, seed] = self.subset(np.sort(np.concatenate(chosen)))
-        return self._shots[count, seed]
+        return self.subset(Subset(seed=seed, per_class=(count,) * self.num_classes))
 
 
 class ImageSource(NamedTuple):

@@ -10,7 +10,7 @@ import optax
 from ml_collections import ConfigDict
 
 from experiments import data, members, networks, profile
-from experiments.data import PhaseData, RunData
+from experiments.data import PhaseData, RunData, Subset
 from experiments.evaluation import teacher_sizes
 from experiments.length import EndCondition, make_length
 from experiments.members import Member
@@ -221,9 +221,21 @@ def _teachers(
 def _data(config: ConfigDict, run_data: RunData, seed: int) -> PhaseData:
     if _is_data_free(config) or not run_data.data.splits:
         return run_data.evaluation
-    if not config.shots:
-        return run_data.data
-    return run_data.data.shots(config.shots, seed if config.shots_per_seed else 0)
+    subset = _subset(config)
+    data = run_data.data if subset == Subset() else run_data.data.subset(subset)
+    return data.shots(config.shots, seed if config.shots_per_seed else 0) if config.shots else data
+
+
+def _has_few(config: ConfigDict) -> bool:
+    return config.shots > 0 or _subset(config) != Subset()
+
+
+def _subset(config: ConfigDict) -> Subset:
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, (tuple, list)) else value
+        for key, value in config.subset.items()
+    }
+    return Subset(**given)
 
 
 def _with_images(
@@ -237,10 +249,10 @@ def _with_images(
     )
     if not own_images and not more_images:
         return phase_data
-    if _is_data_free(config) or (own_images and config.shots):
+    if _is_data_free(config) or (own_images and _has_few(config)):
         raise UserError(
             f"phase {name!r} has images or more_images: without data there are none, and with "
-            "shots only more_images"
+            "shots or a subset only more_images"
         )
     return phase_data.with_images(own_images, more_images)
 
@@ -250,7 +262,7 @@ def _network_attributes(
 ) -> dict[str, Any]:
     """What the phase's network is made for, normalisation included."""
     mean, std = config.mean, config.std
-    if (_is_data_free(config) or config.shots) and teachers:
+    if (_is_data_free(config) or _has_few(config)) and teachers:
         # There is too little data to measure, and the teacher's normalisation is known.
         mean, std = mean or teachers[0].mean, std or teachers[0].std
     elif not mean or not std:

@@ -53,6 +53,7 @@ def _shrink(config: ConfigDict) -> None:
             batch_size=16, grad_accum_steps=1, steps=2, mean=(), std=(), checkpoint="",
             shots=min(phase.shots, 5),
         )  # fmt: skip
+        phase.subset.update(examples=min(phase.subset.examples, 64), per_class=())
         for given in (phase.images, phase.more_images):
             if given.name:
                 given.update(name="digits", split="train", resize=side, examples=0)

@@ -7,7 +7,8 @@ metrics on a whole split instead of averaging them over batches.
 import jax
 import jax.numpy as jnp
 
-from kdjax.types import Array
+from kdjax.losses import ensemble
+from kdjax.types import Array, Context, Metrics
 
 
 def top_k(logits: Array, labels: Array, k: int) -> Array:
@@ -66,3 +67,27 @@ def predictive_kl(student_logits: Array, teacher_logits: Array) -> Array:
     log_s = jax.nn.log_softmax(student_logits.astype(jnp.float32))
     log_t = jax.nn.log_softmax(teacher_logits.astype(jnp.float32))
     return jnp.mean(jnp.sum(jnp.exp(log_t) * (log_t - log_s), axis=-1))
+
+
+def of_batch(context: Context, compare: bool) -> Metrics:
+    """Metrics of the student on a batch as it is trained on: augmented, in training mode.
+
+    Args:
+      context: of the step.
+      compare: whether to compare the student with the ensemble of its teachers, too.
+
+    Returns:
+      `accuracy` on the images that have labels, if any have; and `agreement` and `kl` on all of
+      them, the running averages of Stanton et al. 2021 (section 6.1), unless a teacher has other
+      classes.
+    """
+    logits = context.student.logits
+    start, stop = context.labelled or (0, len(context.index))
+    found = {}
+    if start < stop:
+        right = jnp.argmax(logits, -1) == jnp.argmax(context.labels, -1)
+        found["accuracy"] = jnp.mean(right[start:stop], dtype=jnp.float32)
+    if compare and all(one.logits.shape == logits.shape for one in context.teachers):
+        joint = ensemble(jnp.stack([one.logits for one in context.teachers]))
+        found |= {"agreement": agreement(logits, joint), "kl": predictive_kl(logits, joint)}
+    return found

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from kdjax import metrics as batch_metrics
 from kdjax import parallel
 from kdjax.data import batches, seen, views
 from kdjax.data.views import Views
@@ -217,7 +218,9 @@ def make_train_step(
       - `data`, `batch`: as `kdjax.data.batches` provides them, the arrays of `batch` with a
         leading axis of steps, all of which are made in this one call.
       - `rng`: the run's key.
-      - `metrics`: scalars by name, averaged over the steps of the call.
+      - `metrics`: scalars by name, averaged over the steps of the call. Agreement and KL are
+        among them if the objective depends on the teachers' logits; otherwise these may not
+        even be computed.
     """
 
     sees_students = at_student_size or [False] * len(teachers)
@@ -242,6 +245,7 @@ def make_train_step(
         data: batches.ResidentData[Array],
         rng: Array,
         parts: seen.Seen,
+        compare: bool,
     ) -> Callable[[tuple[PyTree, PyTree]], tuple[Array, Any]]:
         # Only dropout depends on the sharding: each shard draws its own mask.
         dropout_key = jax.random.fold_in(rng, parallel.index(axis_name))
@@ -272,7 +276,7 @@ def make_train_step(
             )
             term = distiller.loss({"params": method_params, "state": method_state}, context)
             loss = jnp.mean(term.value)
-            metrics = {"loss": loss, **_accuracy(context), **term.metrics}
+            metrics = {"loss": loss, **batch_metrics.of_batch(context, compare), **term.metrics}
             return loss, (batch_stats, term.state), metrics
 
         def objective(trained: tuple[PyTree, PyTree]) -> tuple[Array, Any]:
@@ -288,13 +292,8 @@ def make_train_step(
         return objective
 
     def gradients(
-        state: TrainState,
-        teacher_inputs: TeacherInputs,
-        data: batches.ResidentData[Array],
-        rng: Array,
-        parts: seen.Seen,
+        state: TrainState, objective: Callable[[tuple[PyTree, PyTree]], tuple[Array, Any]]
     ) -> tuple[PyTree, TrainState, Metrics]:
-        objective = make_objective(state, teacher_inputs, data, rng, parts)
         grad, (metrics, batch_stats, method_state) = jax.grad(objective, has_aux=True)(
             (state.params, state.method_params)
         )
@@ -307,14 +306,21 @@ def make_train_step(
         data: batches.ResidentData[Array],
         batch: batches.Batch[Array],
         rng: Array,
-    ) -> PyTree:
-        def loss(trained: tuple[PyTree, PyTree]) -> Array:
+    ) -> tuple[PyTree, bool]:
+        def loss(inputs: tuple[tuple[PyTree, PyTree], tuple[Array, ...]]) -> Array:
+            trained, logits = inputs
             first: batches.Batch[Array] = jax.tree.map(lambda x: x[0], batch)
             whole = seen.see(view_fns, data, first, rng, axis_name)
             parts = jax.tree.map(lambda x: x[: len(x) // grad_accum_steps], whole)
-            return make_objective(state, teacher_inputs, data, rng, parts)(trained)[0]
+            given = teacher_inputs._replace(logits=logits or None)
+            return make_objective(state, given, data, rng, parts, False)(trained)[0]
 
-        return inputs_used(loss, (state.params, state.method_params))
+        logits = tuple(
+            jax.ShapeDtypeStruct((1, teacher.module.num_classes), jnp.float32)
+            for teacher in teachers
+        )
+        trained, of_teachers = inputs_used(loss, ((state.params, state.method_params), logits))
+        return trained, any(of_teachers)
 
     def update(
         state: TrainState,
@@ -322,20 +328,23 @@ def make_train_step(
         data: batches.ResidentData[Array],
         batch: batches.Batch[Array],
         rng: Array,
-        reached: PyTree,
+        reached: tuple[PyTree, bool],
     ) -> tuple[TrainState, Metrics]:
+        trains, compare = reached
         rng = jax.random.fold_in(rng, state.step)
         view_key, method_key = jax.random.split(rng)
         whole = seen.see(view_fns, data, batch, view_key, axis_name)
         if grad_accum_steps == 1:
-            grad, state, metrics = gradients(state, teacher_inputs, data, method_key, whole)
+            objective = make_objective(state, teacher_inputs, data, method_key, whole, compare)
+            grad, state, metrics = gradients(state, objective)
         else:
 
             def accumulate(carry: Any, xs: Any) -> tuple[Any, Metrics]:
                 total, state = carry
                 i, part = xs
                 key = jax.random.fold_in(method_key, i)
-                grad, state, metrics = gradients(state, teacher_inputs, data, key, part)
+                objective = make_objective(state, teacher_inputs, data, key, part, compare)
+                grad, state, metrics = gradients(state, objective)
                 return (jax.tree.map(jnp.add, total, grad), state), metrics
 
             parts = jax.tree.map(lambda x: x.reshape(grad_accum_steps, -1, *x.shape[1:]), whole)
@@ -350,7 +359,7 @@ def make_train_step(
         trained = (state.params, state.method_params)
         updates, opt_state = optimizer.update(grad, state.opt_state, trained)
         # Weight decay would still change what the objective does not reach.
-        updates = jax.tree.map(lambda u, used: u if used else jnp.zeros_like(u), updates, reached)
+        updates = jax.tree.map(lambda u, used: u if used else jnp.zeros_like(u), updates, trains)
         params, method_params = optax.apply_updates(trained, updates)
         ema = state.ema
         if ema_decay:
@@ -374,7 +383,7 @@ def make_train_step(
         data: batches.ResidentData[Array],
         batch: tuple[batches.Batch[Array], ...],
         rng: tuple[Array, ...],
-        reached: PyTree,
+        reached: tuple[PyTree, bool],
     ) -> tuple[tuple[TrainState, ...], tuple[Metrics, ...]]:
         # A Python loop: vmap would turn the students' convolutions into grouped ones, which
         # are slow. XLA computes what all seeds share once, if it can see that it is the same.
@@ -433,15 +442,6 @@ def make_eval_step(network: Network, image_size: int, resolution: int = 0) -> Ev
         return network.evaluate(variables, view).logits
 
     return step
-
-
-def _accuracy(context: Context) -> Metrics:
-    """The student's accuracy on the images that have labels, if any have."""
-    start, stop = context.labelled or (0, len(context.index))
-    if start == stop:
-        return {}
-    right = jnp.argmax(context.student.logits, -1) == jnp.argmax(context.labels, -1)
-    return {"accuracy": jnp.mean(right[start:stop], dtype=jnp.float32)}
 
 
 def _mean(metrics: PyTree) -> PyTree:

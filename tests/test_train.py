@@ -25,10 +25,12 @@ KD = {"cross_entropy": (0.1, distillers.cross_entropy()), "kd": (0.9, distillers
 class Linear(nn.Module):
     """A linear classifier without batch norm, whose gradient is easily written down."""
 
+    num_classes: int = CLASSES
+
     @nn.compact
     def __call__(self, images, train=False):
         x = images.reshape(images.shape[0], -1)
-        return Outputs(nn.Dense(CLASSES)(x), {"pre_logits": x})
+        return Outputs(nn.Dense(self.num_classes)(x), {"pre_logits": x})
 
 
 def make_split(n=40):
@@ -353,6 +355,35 @@ def test_given_teacher_logits_replace_the_computed_ones():
     )
 
 
+def test_the_metrics_compare_the_student_with_its_teacher_on_the_images_it_is_trained_on():
+    run = Run(linear(), resnet())
+    _, (metrics,) = run(1)
+    index = batches.positions(40, BATCH, 0, 0)
+    images = views.as_pixels(run.split.images[index])
+    student = linear().evaluate({"params": run.state.params}, images).logits
+    teacher = resnet().evaluate(jax.device_get(run.teachers.variables[0]), images).logits
+    agreement = np.mean(np.argmax(student, -1) == np.argmax(teacher, -1))
+    assert metrics["agreement"] == pytest.approx(agreement)
+    np.testing.assert_allclose(
+        metrics["kl"], losses.kd(student, teacher, temperature=1).mean(), 1e-4
+    )
+
+
+@pytest.mark.parametrize("method", ["cross_entropy", "fitnet"])
+def test_a_teacher_whose_logits_no_method_looks_at_is_not_run_to_its_end(method):
+    """Or not at all, as where a student from scratch is only measured against it."""
+    terms = {method: (1.0, distillers.create(method))}
+
+    def products(terms):
+        run = Run(resnet(), resnet(), 1, terms=terms)
+        batch = {"index": run.devices.shard(np.arange(BATCH, dtype=np.int32)[None], axis=1)}
+        lowered = run.step.lower(run.state, run.teachers, run.data, batch, run.key)
+        assert ("agreement" in lowered.out_info[1]) == ("kd" in terms)
+        return lowered.compile().as_text().count(" convolution(")
+
+    assert products(terms) < products(terms | {"kd": (1.0, distillers.kd())})
+
+
 def test_teacher_logits_can_differ_between_seeds():
     run, (states, (teachers,), data, batch, keys) = several(2, shared=True)
     rng = np.random.default_rng(5)
@@ -416,4 +447,5 @@ def test_beside_the_labels_every_parameter_is_trained(name, monkeypatch):
     batch = {"index": run.devices.shard(np.arange(BATCH, dtype=np.int32)[None], axis=1)}
     run.step.lower(run.state, run.teachers, run.data, batch, run.key)
     assert len(found) == 1
-    assert all(jax.tree.leaves(found[0]))
+    trained, _ = found[0]
+    assert all(jax.tree.leaves(trained))

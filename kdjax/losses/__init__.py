@@ -28,7 +28,7 @@ from kdjax.losses.features import (
     smaller_size,
     vid,
 )
-from kdjax.losses.logits import cross_entropy, dkd, euclidean, hard_kd, kd
+from kdjax.losses.logits import cross_entropy, dkd, ensemble, euclidean, hard_kd, kd
 from kdjax.losses.relations import correlation_congruence, pkt, rkd, similarity_preserving
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "crd_nce",
     "cross_entropy",
     "dkd",
+    "ensemble",
     "euclidean",
     "factor_transfer",
     "fitnet",

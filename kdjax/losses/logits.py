@@ -45,6 +45,22 @@ def kd(student_logits: Array, teacher_logits: Array, *, temperature: float = 4.0
     return temperature**2 * jnp.sum(jnp.exp(log_t) * (log_t - log_s), axis=-1)
 
 
+def ensemble(logits: Array) -> Array:
+    """The logarithm of the mean probability of several networks: logits of their ensemble.
+
+    It is the target of Stanton et al. 2021 (z_t = log of the mean softmax), which `kd` then divides
+    by T. Its softmax is the mean of the networks' (deep ensembles, Lakshminarayanan et al. 2017).
+
+    Args:
+      logits: [m, b, k], of m networks.
+
+    Returns:
+      float32 [b, k], in nats.
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return jax.nn.logsumexp(log_p, axis=0) - jnp.log(logits.shape[0])
+
+
 def hard_kd(student_logits: Array, teacher_logits: Array) -> Array:
     """Cross-entropy with the teacher's most probable class, per example.
 
