@@ -75,7 +75,16 @@ def base() -> ConfigDict:
             mean=(),  # of the normalisation, per channel, of pixels in [0, 1]; () measures it
             std=(),
             checkpoint="",  # load the network from here and do not train it
+            # Earlier phases: nothing is trained, and what is evaluated is the mean of their
+            # networks' probabilities.
+            ensemble=(),
             init_from="",  # initial variables: a file, the folder of a phase, an earlier phase
+            # How much of them: 0 is the model's own initialisation, and values between are points
+            # on the line that joins the two.
+            init_mix=1.0,
+            # Before the first step, renew the running averages of batch norm by one pass over the
+            # training images.
+            reestimate_batch_norm=False,
             init_methods_from="",  # initial variables of the methods: a phase, in the same form
             # An earlier phase that this one goes on from: student, methods, optimiser and the
             # position in the learning rate's schedule.
@@ -112,6 +121,12 @@ def base() -> ConfigDict:
             sync_batch_norm=True,
             ema_decay=0.0,  # of an average of the weights that is evaluated; 0 keeps none
             select="last",  # or best, on the validation split
+            # Epochs after which the network is kept; other phases call it NAME@EPOCH, such as
+            # teacher@50, and teacher@0 is the network before its first step.
+            keep=(),
+            # Training images, a fixed random subset, on which the network is also measured at every
+            # evaluation (`train_eval/...`); 0 for none.
+            train_eval_images=0,
             optimizer=dict(
                 name="sgd",
                 learning_rate=0.1,

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -191,6 +192,35 @@ def ensemble(logits: list[np.ndarray]) -> np.ndarray:
         return logits[0]
     log_p = np.stack([np.asarray(jax.nn.log_softmax(one)) for one in logits])
     return np.asarray(jax.nn.logsumexp(log_p, axis=0)) - np.log(len(logits))
+
+
+class Comparison(NamedTuple):
+    """The networks that a member is measured against.
+
+    Attributes:
+      teachers: of the member.
+      others: networks that do not teach it, in the order of `names`.
+      names: what the config calls these.
+    """
+
+    teachers: "TeacherLogits"
+    others: "TeacherLogits"
+    names: tuple[str, ...]
+
+    def measure(self, logits: np.ndarray, split: PhaseSplit) -> dict[str, float]:
+        """All metrics of a member's logits [n, k] of a split."""
+        result = summarize(logits, split.labels, self.teachers.joint(split))
+        for name, other in zip(self.names, self.others.each(split), strict=True):
+            compared = summarize(logits, split.labels, other)
+            for key, figure in _COMPARED.items():
+                if figure in compared:
+                    result[f"{key}_{name}"] = compared[figure]
+        return result
+
+
+# Keys of an evaluation before the name of a network that the phase is measured against, and what
+# they are called where that network is the teacher.
+_COMPARED = {"agreement_with": "agreement", "kl_from": "kl", "accuracy_of": "teacher_accuracy"}
 
 
 class TeacherLogits:

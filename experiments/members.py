@@ -24,6 +24,7 @@ class Member(NamedTuple):
       init_methods_from: the same for the variables of the methods.
       continue_from: the same for everything that is trained, and the optimiser's state.
       compared_with: the same for networks that it is measured against, in order.
+      ensemble: the same for networks whose mean probability it is.
     """
 
     phase: str
@@ -34,12 +35,13 @@ class Member(NamedTuple):
     init_methods_from: str = ""
     continue_from: str = ""
     compared_with: tuple[str, ...] = ()
+    ensemble: tuple[str, ...] = ()
 
     @property
     def needs(self) -> set[str]:
         """The names and references that this member takes something from."""
         sources = {self.init_from, self.init_methods_from, self.continue_from}
-        return {*self.teachers, *self.compared_with, *sources} - {""}
+        return {*self.teachers, *self.compared_with, *self.ensemble, *sources} - {""}
 
 
 def expand(phases: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[Member, ...]]:
@@ -61,8 +63,9 @@ def expand(phases: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[Member, .
     }
 
     def of_seed(name: str, seed: int | None, other: str) -> str:
-        """The member of phase `other` that the member of phase `name` with `seed` needs."""
-        there = seeds.get(other, ())
+        """The member of `other` that the member of phase `name` with `seed` needs."""
+        phase, at, epoch = other.partition("@")
+        there = seeds.get(phase, ())
         if not there:
             return other
         if seed not in there:
@@ -71,7 +74,7 @@ def expand(phases: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[Member, .
                 f"phase {name!r} {which} needs {other!r}, which has seeds "
                 f"{', '.join(map(str, there))}"
             )
-        return f"{other}_seed{seed}"
+        return f"{phase}_seed{seed}{at}{epoch}"
 
     expanded = {}
     for name, phase in phases.items():
@@ -85,6 +88,7 @@ def expand(phases: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[Member, .
                 init_methods_from=of_seed(name, seed, phase["init_methods_from"]),
                 continue_from=of_seed(name, seed, phase["continue_from"]),
                 compared_with=tuple(of_seed(name, seed, one) for one in phase["compared_with"]),
+                ensemble=tuple(of_seed(name, seed, one) for one in phase["ensemble"]),
             )
             for seed in seeds[name] or (None,)
         )

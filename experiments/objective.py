@@ -1,11 +1,16 @@
 """A phase's objective, from its config."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from experiments.length import Length
 from kdjax import distillers
-from kdjax.types import Distiller, UserError
+from kdjax.types import Array, Context, Distiller, Outputs, UserError, Variables
 
 
 def make_objective(config: Mapping[str, Any], length: Length) -> Distiller:
@@ -32,3 +37,60 @@ def make_objective(config: Mapping[str, Any], length: Length) -> Distiller:
             weight = length.schedule(peak_value=weight, **schedule)
         terms[name] = (weight, distillers.on_part(part, distillers.create(method, **arguments)))
     return distillers.weighted_sum(**terms)
+
+
+class LogitTerms:
+    """The terms of an objective that need nothing but logits and labels, on whole splits."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        """Takes a phase's `objective`; weights, schedules and parts of a batch play no role."""
+        self._methods = {}
+        for name, given in config.items():
+            arguments = {
+                key: value
+                for key, value in dict(given).items()
+                if key not in ("weight", "schedule", "method", "on")
+            }
+            self._methods[name] = distillers.create(given.get("method", name), **arguments)
+
+    def measure(
+        self, logits: np.ndarray, labels: np.ndarray, teacher_logits: Sequence[np.ndarray]
+    ) -> dict[str, float]:
+        """The mean of each term, as `loss/NAME`.
+
+        Args:
+          logits: [n, k], of the student.
+          labels: int [n], -1 where unknown; terms that need them are left out then.
+          teacher_logits: [n, k] of each teacher.
+
+        Returns:
+          The terms that can be computed. One that needs feature maps, parameters or state of its
+          own, or compares examples with each other, is left out.
+        """
+        # Where a label is unknown there are none, and whatever looks at them fails.
+        known: Any = None
+        if (labels >= 0).all():
+            known = jax.nn.one_hot(labels, logits.shape[-1])
+        context = Context(
+            student=Outputs(jnp.asarray(logits), {}),
+            teachers=tuple(Outputs(jnp.asarray(one), {}) for one in teacher_logits),
+            labels=known,
+            index=jnp.arange(len(logits)),
+            step=jnp.zeros((), jnp.int32),
+            rng=jax.random.key(0),
+        )
+        found = {}
+        for name, method in self._methods.items():
+            try:
+                variables = jax.eval_shape(method.init, context.rng, context)
+                value = jax.eval_shape(functools.partial(_value, method, variables), context)
+            except Exception:
+                # It needs more than there is, which methods say in many ways.
+                continue
+            if not jax.tree.leaves(variables) and value.shape == (len(logits),):
+                found[f"loss/{name}"] = float(jnp.mean(_value(method, variables, context)))
+        return found
+
+
+def _value(method: Distiller, variables: Variables, context: Context) -> Array:
+    return method.loss(variables, context).value

@@ -1,6 +1,7 @@
 """One phase: trains its network, or loads it; then selects, evaluates and records it."""
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,11 +11,13 @@ from rich.console import Console
 
 from experiments import boundaries, files, networks
 from experiments.clock import Clock
-from experiments.evaluation import Evaluator, TeacherLogits
+from experiments.evaluation import Comparison, Evaluator, TeacherLogits
 from experiments.length import Rows
+from experiments.log import read_metrics
 from experiments.members import Member
 from experiments.networks import TrainedNetwork
-from experiments.plan import Load, Plan
+from experiments.objective import LogitTerms
+from experiments.plan import Ensemble, Load, Plan, Train
 from experiments.running import RunningMember
 from experiments.train_loop import TrainLoop
 from kdjax import checkpoint
@@ -25,11 +28,11 @@ class Finished(NamedTuple):
     """A finished member of a phase.
 
     Attributes:
-      trained: its network.
+      trained: its network; an ensemble is none.
       result: what summary.json holds of it.
     """
 
-    trained: TrainedNetwork
+    trained: TrainedNetwork | None
     result: dict[str, Any]
 
 
@@ -63,6 +66,11 @@ def run_phase(
       Diverged: when the loss of a member is not finite; the other members are saved then.
       Interrupted: when asked to stop, after saving.
     """
+    if isinstance(plan.action, Ensemble):
+        return {
+            member.name: _combine(plan, member, trained, workdir / member.name)
+            for member in members
+        }
     described = networks.describe(
         plan.action.trained.name if isinstance(plan.action, Load) else plan.config.model,
         plan.network,
@@ -102,16 +110,8 @@ def _open(
 ) -> list[RunningMember]:
     """Makes the members' folders, and puts their teachers on the devices."""
     # Members with the same teacher share its place on the devices.
-    names = {name: None for member in members for name in (*member.teachers, *member.compared_with)}
-    placed = {
-        name: trained[name]._replace(variables=plan.devices.replicate(trained[name].variables))
-        for name in names
-    }
-
-    def logits_of(names: Sequence[str], sizes: Sequence[int] = ()) -> TeacherLogits:
-        networks = {name: placed[name] for name in names}
-        return TeacherLogits(networks, plan.data.image_size, plan.devices, sizes)
-
+    names = [name for member in members for name in (*member.teachers, *member.compared_with)]
+    placed = _placed(plan, names, trained)
     running = []
     for member in members:
         folder = workdir / member.name
@@ -123,16 +123,64 @@ def _open(
             RunningMember(
                 member=member,
                 folder=folder,
+                described=described,
                 checkpoints=stored,
                 teachers={name: trained[name] for name in member.teachers},
                 placed={name: placed[name] for name in member.teachers},
-                teacher_logits=logits_of(member.teachers, plan.config.augment.teacher_size),
-                compared_logits=logits_of(member.compared_with),
-                compared_names=tuple(plan.config.compared_with),
+                comparison=_comparison(plan, member, placed),
                 init_variables=_init_variables(plan, member, trained),
             )
         )
     return running
+
+
+def _placed(
+    plan: Plan, names: Sequence[str], trained: Mapping[str, TrainedNetwork]
+) -> dict[str, TrainedNetwork]:
+    """Networks with variables on the devices; each is there once."""
+    return {
+        name: trained[name]._replace(variables=plan.devices.replicate(trained[name].variables))
+        for name in dict.fromkeys(names)
+    }
+
+
+def _comparison(plan: Plan, member: Member, placed: Mapping[str, TrainedNetwork]) -> Comparison:
+    def logits_of(names: Sequence[str], sizes: Sequence[int] = ()) -> TeacherLogits:
+        networks = {name: placed[name] for name in names}
+        return TeacherLogits(networks, plan.data.image_size, plan.devices, sizes)
+
+    return Comparison(
+        logits_of(member.teachers, plan.config.augment.teacher_size),
+        logits_of(member.compared_with),
+        tuple(plan.config.compared_with),
+    )
+
+
+def _combine(
+    plan: Plan, member: Member, trained: Mapping[str, TrainedNetwork], folder: Path
+) -> Finished:
+    """Evaluates an ensemble on every split and records it."""
+    started = time.perf_counter()
+    networks_of = {name: trained[name] for name in member.ensemble}
+    placed = _placed(plan, (*member.ensemble, *member.teachers, *member.compared_with), trained)
+    joint = TeacherLogits(
+        {name: placed[name] for name in networks_of}, plan.data.image_size, plan.devices
+    )
+    comparison = _comparison(plan, member, placed)
+    result: dict[str, Any] = {
+        "model": f"ensemble of {len(networks_of)}",
+        "parameters": sum(networks.count_parameters(one.variables) for one in networks_of.values()),
+        "steps": 0,
+        "images_per_second": 0.0,
+    }
+    for name, split in plan.data.splits.items():
+        logits = joint.joint(split)
+        assert logits is not None
+        result[name] = comparison.measure(logits, split)
+    result["seconds"] = time.perf_counter() - started
+    folder.mkdir(exist_ok=True)
+    files.write_json(folder / "result.json", {"step": 0, "summary": result})
+    return Finished(None, result)
 
 
 def _keeps_best(plan: Plan) -> bool:
@@ -144,7 +192,7 @@ def _init_variables(
 ) -> Variables | None:
     if member.init_from in trained:
         return trained[member.init_from].variables
-    return None if isinstance(plan.action, Load) else plan.action.init_variables
+    return plan.action.init_variables if isinstance(plan.action, Train) else None
 
 
 def _finish(
@@ -175,8 +223,16 @@ def _finish(
         "images_per_second": clock.images_per_second,
         "seconds_of": clock.parts,
     }
+    terms = LogitTerms(plan.config.objective)
     for name, split in plan.data.splits.items():
-        result[name] = one.evaluate(evaluator, variables, split)
+        logits = evaluator.logits(variables, split)
+        result[name] = one.comparison.measure(logits, split)
+        if isinstance(plan.action, Train):
+            teachers = one.comparison.teachers.each(split)
+            result[name] |= terms.measure(logits, split.labels, teachers)
+    if isinstance(plan.action, Train) and "train" in result:
+        rows = read_metrics(one.folder / "metrics.jsonl")
+        result["train"] |= _running_means(rows, step - plan.action.steps_per_epoch)
     if accuracies := [row["test/accuracy"] for row in evaluations if "test/accuracy" in row]:
         # Some papers print it. Nothing is selected by it.
         result["test"]["best_accuracy"] = max(accuracies)
@@ -187,6 +243,25 @@ def _finish(
     result["seconds"] = clock.seconds
     files.write_json(one.folder / "result.json", {"step": selected, "summary": result})
     return {one.member.name: Finished(finished, result)}
+
+
+def _running_means(rows: Rows, after: float) -> dict[str, float]:
+    """Fidelity on what a member was trained on, as it was trained, over the steps from `after` on.
+
+    Stanton et al. 2021 (section 6.1) call it the training agreement.
+    """
+    steps = [0, *(row["step"] for row in rows)]
+    counted = [
+        (step - before, row)
+        for before, step, row in zip(steps, steps[1:], rows, strict=False)
+        if step > after and "train/agreement" in row
+    ]
+    total = sum(count for count, _ in counted)
+    return {
+        f"running_{figure}": sum(count * row[f"train/{figure}"] for count, row in counted) / total
+        for figure in ("agreement", "kl")
+        if counted
+    }
 
 
 def _has_transition_curves(plan: Plan, one: RunningMember) -> bool:

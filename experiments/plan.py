@@ -9,10 +9,10 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from experiments import data, members, networks, profile
-from experiments.data import PhaseData, RunData, Subset
+from experiments import checks, data, members, networks, profile
+from experiments.data import PhaseData, PhaseSplit, RunData, Subset
 from experiments.evaluation import teacher_sizes
-from experiments.length import EndCondition, make_length
+from experiments.length import EndCondition, Length, make_length
 from experiments.members import Member
 from experiments.networks import TrainedNetwork
 from experiments.tasks import DataFree, Setup, Supervised, Task, batch_parts
@@ -20,14 +20,17 @@ from kdjax import checkpoint, parallel, train
 from kdjax.data import batches
 from kdjax.types import Network, TrainState, UserError, Variables
 
-SELECT = ("last", "best")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Load:
     """A phase that takes a trained network and only evaluates it."""
 
     trained: TrainedNetwork
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Ensemble:
+    """A phase that only evaluates the mean probability of earlier phases' networks."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +44,8 @@ class Train:
       steps_per_epoch: 0 in a phase without data, which has no epochs.
       init_variables: of the student, where they come from a file or another run.
       state: shapes of a member's state.
+      keep: after how many steps the network is kept, by the epoch as others name it.
+      evaluated: what evaluations during training are on, by name.
     """
 
     task: Task
@@ -49,6 +54,8 @@ class Train:
     steps_per_epoch: float
     init_variables: Variables | None
     state: TrainState
+    keep: Mapping[str, int]
+    evaluated: Mapping[str, PhaseSplit]
 
 
 class LoopSettings(NamedTuple):
@@ -82,7 +89,7 @@ class Plan:
       name: of the phase.
       config: of the phase.
       data: all that the phase may look at.
-      network: what it trains or loads.
+      network: what it trains or loads; the first one of an ensemble.
       devices: that share its batches.
       members: one per seed.
       action: what it does.
@@ -95,7 +102,7 @@ class Plan:
     network: Network
     devices: parallel.Devices
     members: tuple[Member, ...]
-    action: Load | Train
+    action: Load | Train | Ensemble
     settings: LoopSettings
 
 
@@ -120,7 +127,7 @@ def plan_all(config: ConfigDict) -> tuple[list[Plan], dict[str, TrainedNetwork]]
     for name, phase_members in members.expand(config.phases.to_dict()).items():
         phase = config.phases[name]
         sizes = teacher_sizes(phase.augment.teacher_size, len(phase.teachers))
-        others = dict.fromkeys(phase.compared_with, 0)
+        others = dict.fromkeys((*phase.compared_with, *phase.ensemble), 0)
         others |= dict(zip(phase.teachers, sizes, strict=True))
         for other, size in others.items():
             if other not in known and ("/" in other or "=" in other):
@@ -132,8 +139,16 @@ def plan_all(config: ConfigDict) -> tuple[list[Plan], dict[str, TrainedNetwork]]
             plan = make_plan(name, config, run_data, group, known)
             _check_continuation(plan, plans)
             plans.append(plan)
-            known |= {member.name: plan.network for member in group}
+            known |= {name: plan.network for member in group for name in _named(plan, member)}
     return plans, loaded
+
+
+def _named(plan: Plan, member: Member) -> list[str]:
+    """What later phases may call the networks that a member has."""
+    if isinstance(plan.action, Ensemble):
+        return []
+    kept = plan.action.keep if isinstance(plan.action, Train) else ()
+    return [member.name, *(f"{member.name}@{epoch}" for epoch in kept)]
 
 
 def make_plan(
@@ -158,12 +173,16 @@ def make_plan(
     config = run.phases[name]
     batches.check_batch_size(config.batch_size, config.grad_accum_steps)
     devices = parallel.Devices.dividing(math.gcd(*batch_parts(config)), run.devices)
-    teachers = _teachers(name, phase_members, known, _is_data_free(config))
+    teachers = _teachers(name, phase_members, known, checks.is_data_free(config))
     phase_data = _data(config, run_data, phase_members[0].seed)
     attributes = _network_attributes(config, phase_data, teachers)
     phase_data = _with_images(name, config, run_data, phase_data)
-    action: Load | Train
-    if config.checkpoint:
+    action: Load | Train | Ensemble
+    if config.ensemble:
+        if config.checkpoint or config.adversarial:
+            raise UserError(f"phase {name!r} is an ensemble and has a checkpoint or is adversarial")
+        network, action = known[phase_members[0].ensemble[0]], Ensemble()
+    elif config.checkpoint:
         trained = networks.load(
             config.checkpoint, model=config.model, image_size=phase_data.image_size, **attributes
         )
@@ -172,7 +191,7 @@ def make_plan(
     else:
         axis_name = parallel.AXIS if config.sync_batch_norm else None
         network = networks.create(config.model, **attributes, axis_name=axis_name)
-        setup = Setup(name, config, network, teachers, phase_data, devices)
+        setup = Setup(name, config, network, teachers, phase_data, devices, run.debug)
         action = _train(setup, phase_members[0], known, attributes)
     return Plan(
         name=name, config=config, data=phase_data, network=network, devices=devices,
@@ -195,10 +214,6 @@ def _load_network(
     )
 
 
-def _is_data_free(config: ConfigDict) -> bool:
-    return bool(config.adversarial) and not config.checkpoint
-
-
 def _teachers(
     name: str, phase_members: tuple[Member, ...], known: Mapping[str, Network], data_free: bool
 ) -> list[Network]:
@@ -207,8 +222,10 @@ def _teachers(
         raise UserError(f"phase {name!r} learns without data, so it needs a teacher")
     for member in phase_members:
         for what, others in (
-            ("has teacher", member.teachers), ("is compared with", member.compared_with)
-        ):  # fmt: skip
+            ("has teacher", member.teachers),
+            ("is compared with", member.compared_with),
+            ("is an ensemble of", member.ensemble),
+        ):
             for other in others:
                 if other not in known:
                     raise UserError(
@@ -219,7 +236,7 @@ def _teachers(
 
 
 def _data(config: ConfigDict, run_data: RunData, seed: int) -> PhaseData:
-    if _is_data_free(config) or not run_data.data.splits:
+    if checks.is_data_free(config) or not run_data.data.splits:
         return run_data.evaluation
     subset = _subset(config)
     data = run_data.data if subset == Subset() else run_data.data.subset(subset)
@@ -249,7 +266,7 @@ def _with_images(
     )
     if not own_images and not more_images:
         return phase_data
-    if _is_data_free(config) or (own_images and _has_few(config)):
+    if checks.is_data_free(config) or (own_images and _has_few(config)):
         raise UserError(
             f"phase {name!r} has images or more_images: without data there are none, and with "
             "shots or a subset only more_images"
@@ -262,7 +279,7 @@ def _network_attributes(
 ) -> dict[str, Any]:
     """What the phase's network is made for, normalisation included."""
     mean, std = config.mean, config.std
-    if (_is_data_free(config) or _has_few(config)) and teachers:
+    if (checks.is_data_free(config) or _has_few(config)) and teachers:
         # There is too little data to measure, and the teacher's normalisation is known.
         mean, std = mean or teachers[0].mean, std or teachers[0].std
     elif not mean or not std:
@@ -283,7 +300,7 @@ def _train(
 ) -> Train:
     """What a phase needs that trains its network; `member` is its first one."""
     config, network, phase_data = setup.config, setup.network, setup.data
-    _check_choices(setup)
+    checks.check_choices(setup)
     init_variables, init_shapes = None, None
     if member.init_from in known:
         init_shapes = _shapes_of(known[member.init_from], phase_data)
@@ -296,7 +313,7 @@ def _train(
             member.init_from, model=config.model, image_size=phase_data.image_size, **attributes
         ).variables
     networks.check_phase(member.init_methods_from, known)
-    data_free = _is_data_free(config)
+    data_free = checks.is_data_free(config)
     # Without data there are no epochs; a pseudo-batch takes their place.
     own = config.batch_size if data_free else batch_parts(config)[0] * config.grad_accum_steps
     steps_per_epoch = 1.0 if data_free else len(phase_data.train) / own
@@ -323,46 +340,37 @@ def _train(
         steps_per_epoch=0 if data_free else length.steps_per_epoch,
         init_variables=init_variables,
         state=state,
+        keep=_kept(setup, length),
+        evaluated=_evaluated(config, phase_data),
     )
 
 
-def _check_choices(setup: Setup) -> None:
-    """Checks the keys of a phase that nothing else checks."""
-    config = setup.config
-    for key, allowed in (("select", SELECT), ("teacher_batch_norm", train.TEACHER_BATCH_NORMS)):
-        if config[key] not in allowed:
-            raise UserError(f"unknown {key} {config[key]!r}: choose from {', '.join(allowed)}")
-    if _is_data_free(config) and any(config.augment.teacher_size):
-        raise UserError(
-            f"phase {setup.name!r} has augment.teacher_size {config.augment.teacher_size}, but it "
-            "learns without data: its teacher sees what the generator makes"
-        )
-    if config.early_stopping < 0:
-        raise UserError(
-            f"early_stopping is {config.early_stopping}: it is a number of evaluations, 0 for none"
-        )
-    curves = config.transition_curves
-    if curves.images < 0 or curves.steps < 1 or curves.step_size <= 0:
-        raise UserError(
-            f"transition_curves has images {curves.images}, steps {curves.steps} and step_size "
-            f"{curves.step_size}: the first is not negative, the others are positive"
-        )
-    selects = {
-        "select": config.select == "best",
-        "early_stopping": config.early_stopping > 0,
-        "until": len(config.until) > 0,
-    }
-    for key, used in selects.items():
-        if used and "validation" not in setup.data.splits:
+def _kept(setup: Setup, length: Length) -> dict[str, int]:
+    """After how many steps the network is kept, by the epoch as others name it."""
+    steps = length.end.max_steps
+    found = {}
+    for epoch in setup.config.keep:
+        step = round(epoch * length.steps_per_epoch)
+        if not 0 <= step <= steps and not setup.debug:
             raise UserError(
-                f"phase {setup.name!r} has {key} {_shown(config[key])}, but there is no validation "
-                "split: set data.validation"
+                f"phase {setup.name!r} keeps epoch {epoch:g}, and it has "
+                f"{steps / length.steps_per_epoch:g} epochs"
             )
+        found[f"{epoch:g}"] = min(step, steps)
+    return found
 
 
-def _shown(value: Any) -> str:
-    """A value of a config on one line; of a group, its names."""
-    return ", ".join(value) if isinstance(value, ConfigDict) else repr(value)
+def _evaluated(config: ConfigDict, phase_data: PhaseData) -> dict[str, PhaseSplit]:
+    """What evaluations during training are on, by name."""
+    splits = {
+        name: phase_data.splits[name]
+        for name in ("validation", "test")
+        if name in phase_data.splits
+    }
+    if config.train_eval_images:
+        count = min(config.train_eval_images, len(phase_data.train))
+        splits["train_eval"] = phase_data.subset(Subset(examples=count)).train
+    return splits
 
 
 def _check_continuation(plan: Plan, earlier: list[Plan]) -> None:

@@ -13,7 +13,7 @@ from experiments.cli import Interrupted
 from experiments.members import Member, expand
 from experiments.networks import TrainedNetwork
 from experiments.phase import run_phase
-from experiments.plan import Plan, plan_all
+from experiments.plan import Ensemble, Plan, Train, plan_all
 from experiments.train_loop import Diverged
 from kdjax import train
 from kdjax.types import UserError
@@ -48,6 +48,8 @@ def _shrink(config: ConfigDict) -> None:
         name="digits", resize=side, image_size=side, train_examples=0, validation=0.1, whole=False
     )
     config.evaluation.name = ""
+    phases = config.phases.to_dict()
+    names = phases.keys() | {one.name for of in expand(phases).values() for one in of}
     for phase in config.phases.values():
         phase.update(
             batch_size=16, grad_accum_steps=1, steps=2, mean=(), std=(), checkpoint="",
@@ -61,8 +63,10 @@ def _shrink(config: ConfigDict) -> None:
         curves = phase.transition_curves
         curves.update(images=min(curves.images, 5), steps=min(curves.steps, 3))
         for key in ("init_from", "init_methods_from", "continue_from"):
-            if phase[key] not in config.phases:
+            if phase[key].partition("@")[0] not in names:
                 phase[key] = ""
+        phase.train_eval_images = min(phase.train_eval_images, 32)
+        phase.init_mix = phase.init_mix if phase.init_from else 1.0
 
 
 class Progress:
@@ -84,12 +88,30 @@ class Progress:
         """Takes what summary.json will hold of a member."""
         self.results[member.name] = {"phase": member.phase, "seed": member.seed, **result}
 
+    def take(
+        self, plan: Plan, member: Member, workdir: Path, trained: TrainedNetwork | None = None
+    ) -> None:
+        """Takes the networks of a finished member, from its folders unless one is given."""
+        if isinstance(plan.action, Ensemble):
+            return
+        dtype = plan.config.dtype
+        folder = workdir / member.name
+        self.trained[member.name] = trained or networks.load(str(folder), dtype=dtype)
+        for epoch in plan.action.keep if isinstance(plan.action, Train) else ():
+            kept = folder.with_name(f"{member.name}@{epoch}")
+            # A phase that ended early has not kept them all.
+            if kept.exists():
+                self.trained[kept.name] = networks.load(str(kept), dtype=dtype)
+
     def left_out(self, member: Member) -> bool:
-        """Whether a member cannot be trained because of another that failed."""
-        if not member.needs & self.failed.keys():
-            return False
-        self.failed[member.name] = f"phase {member.name!r} was left out"
-        return True
+        """Whether a member cannot be trained because of what others lack."""
+        failed = {one for one in member.needs if one.partition("@")[0] in self.failed}
+        unkept = {one for one in member.needs if "@" in one and "/" not in one}
+        unkept -= self.trained.keys()
+        if failed or unkept:
+            ended = f": {', '.join(sorted(unkept))} was not reached" if unkept - failed else ""
+            self.failed[member.name] = f"phase {member.name!r} was left out{ended}"
+        return bool(failed or unkept)
 
 
 def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
@@ -170,7 +192,7 @@ def _run_members(
         folder = workdir / member.name
         if (folder / "result.json").exists():
             progress.record(member, files.read_json(folder / "result.json")["summary"])
-            progress.trained[member.name] = networks.load(str(folder), dtype=plan.config.dtype)
+            progress.take(plan, member, workdir)
         elif not progress.left_out(member):
             waiting.append(member)
     while waiting:
@@ -187,7 +209,7 @@ def _run_members(
             waiting.remove(member)
             continue
         for member in [one for one in waiting if one.name in finished]:
-            progress.trained[member.name] = finished[member.name].trained
+            progress.take(plan, member, workdir, finished[member.name].trained)
             progress.record(member, finished[member.name].result)
             waiting.remove(member)
 

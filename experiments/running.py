@@ -3,17 +3,17 @@
 import dataclasses
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
 
-from experiments import networks
+from experiments import files, networks
 from experiments.clock import Clock
 from experiments.data import PhaseSplit
-from experiments.evaluation import Evaluator, TeacherLogits, summarize
+from experiments.evaluation import Comparison, Evaluator
 from experiments.members import Member
 from experiments.networks import TrainedNetwork
 from experiments.plan import Plan, Train
@@ -28,13 +28,11 @@ class RunningMember:
     Attributes:
       member: which one.
       folder: of the member.
+      described: the content of its network.json.
       checkpoints: in that folder.
       teachers: by name, with variables on the host.
       placed: the same teachers with variables on the devices.
-      teacher_logits: of these teachers on whole splits.
-      compared_logits: of the networks that it is measured against, in the order of
-        `compared_names`.
-      compared_names: what the config calls them.
+      comparison: with these teachers and other networks, on whole splits.
       init_variables: of the student; None for the model's own initialisation.
       sums: of metrics since the last logged row.
       summed_steps: over how many steps.
@@ -42,12 +40,11 @@ class RunningMember:
 
     member: Member
     folder: Path
+    described: dict[str, Any]
     checkpoints: checkpoint.Checkpoints
     teachers: dict[str, TrainedNetwork]
     placed: dict[str, TrainedNetwork]
-    teacher_logits: TeacherLogits
-    compared_logits: TeacherLogits
-    compared_names: tuple[str, ...]
+    comparison: Comparison
     init_variables: Variables | None
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
     summed_steps: int = 0
@@ -77,23 +74,20 @@ class RunningMember:
         self.summed_steps = 0
         return means
 
+    def keep(self, epoch: str, variables: Variables) -> None:
+        """Keeps the network of this moment in a folder of its own, beside the member's."""
+        folder = self.folder.with_name(f"{self.folder.name}@{epoch}")
+        folder.mkdir(exist_ok=True)
+        files.write_json(folder / "network.json", self.described)
+        stored = checkpoint.Checkpoints(folder / "checkpoints")
+        stored.save(0, TrainState.of_variables(variables), {})
+        stored.close()
+
     def evaluate(
         self, evaluator: Evaluator, variables: Variables, split: PhaseSplit
     ) -> dict[str, float]:
         """All metrics of a split; `variables` are on the devices."""
-        logits = evaluator.logits(variables, split)
-        result = summarize(logits, split.labels, self.teacher_logits.joint(split))
-        for name, other in zip(self.compared_names, self.compared_logits.each(split), strict=True):
-            compared = summarize(logits, split.labels, other)
-            for key, figure in _COMPARED.items():
-                if figure in compared:
-                    result[f"{key}_{name}"] = compared[figure]
-        return result
-
-
-# Keys of an evaluation before the name of a network that the phase is measured against, and what
-# they are called where that network is the teacher.
-_COMPARED = {"agreement_with": "agreement", "kl_from": "kl", "accuracy_of": "teacher_accuracy"}
+        return self.comparison.measure(evaluator.logits(variables, split), split)
 
 
 class Saver:
@@ -151,6 +145,8 @@ def restore_or_init(
             one.sums, one.summed_steps = extra["sums"], extra["steps_summed"]
         clock = Clock(len(running), **extras[0]["clock"])
     else:
+        if plan.config.init_mix < 1:
+            arguments = [_mixed(init, *given, plan.config.init_mix) for given in arguments]
         states, clock = tuple(init(*given) for given in arguments), Clock(len(running))
         if plan.config.continue_from:
             states = tuple(
@@ -165,6 +161,23 @@ def restore_or_init(
                 for state, one in zip(states, running, strict=True)
             )
     return tuple(plan.devices.replicate(state) for state in states), clock
+
+
+def _mixed(
+    init: Callable[..., TrainState],
+    key: Array,
+    teacher_variables: tuple[Variables, ...],
+    init_variables: Variables | None,
+    mix: float,
+) -> tuple[Any, ...]:
+    """Arguments of `init` with a point on the line from its own initialisation to the given one.
+
+    Batch statistics lie on the line, too, as in the code of Stanton et al. 2021.
+    """
+    assert init_variables is not None
+    own = init(key, teacher_variables, None).variables
+    given = TrainState.of_variables(init_variables).variables
+    return key, teacher_variables, jax.tree.map(lambda a, b: (1 - mix) * a + mix * b, own, given)
 
 
 def _restore(

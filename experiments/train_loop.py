@@ -108,6 +108,10 @@ class TrainLoop:
             bar = self._open_logs(opened)
             calls = _Calls.of(self._plan.settings, self._action.task.eval_every, self._total)
             inputs = _step_inputs(self._running, self._plan)
+            if self._step == 0:
+                if self._plan.config.reestimate_batch_norm:
+                    self._states = self._action.task.reestimate_batch_norm(self._states, inputs)
+                self._keep(calls)
             run_steps = self._action.task.make_step(inputs, self._step)
             lap_start, compiled = self._step, False
             ended = self._ended()
@@ -118,6 +122,7 @@ class TrainLoop:
                 self._pending.append((count, metrics))
                 self._step += count
                 profiler.after(self._step, metrics)
+                self._keep(calls)
                 bar.advance(self._step)
                 if not compiled:
                     # The first call compiles, and its time is not that of steps.
@@ -162,6 +167,13 @@ class TrainLoop:
             self._logs.append(log)
         return bar
 
+    def _keep(self, calls: "_Calls") -> None:
+        """Keeps the members' networks if that is due; they are on disk when this returns."""
+        for epoch, step in self._action.keep.items():
+            if calls.whole(step) == self._step:
+                for one, state in zip(self._running, self._states, strict=True):
+                    one.keep(epoch, state.eval_variables)
+
     def _ended(self) -> list[str]:
         """For each member why its phase ends at this step, or ""."""
         return [self._action.end.reason(self._step, log.evaluations) for log in self._logs]
@@ -190,11 +202,9 @@ class TrainLoop:
         }
         if evaluate:
             with self._clock.spend("evaluation"):
-                for name in ("validation", "test"):
-                    if name in plan.data.splits:
-                        split = plan.data.splits[name]
-                        measured = one.evaluate(self._evaluator, state.eval_variables, split)
-                        row |= {f"{name}/{key}": value for key, value in measured.items()}
+                for name, split in self._action.evaluated.items():
+                    measured = one.evaluate(self._evaluator, state.eval_variables, split)
+                    row |= {f"{name}/{key}": value for key, value in measured.items()}
         with self._clock.spend("logging"):
             picture = self._action.task.preview(state) if evaluate else None
             if picture is not None:
@@ -245,6 +255,10 @@ class _Calls(NamedTuple):
 
         return cls(per_call, in_calls(settings.log_every), in_calls(eval_every), total)
 
+    def whole(self, step: int) -> int:
+        """The end of the call that makes the last of so many steps."""
+        return min(math.ceil(step / self.per_call) * self.per_call, self.total)
+
     def steps(self, step: int) -> int:
         """How many steps the call that starts at `step` makes."""
         return min(self.per_call - step % self.per_call, self.total - step)
@@ -267,7 +281,7 @@ def _step_inputs(running: Sequence[RunningMember], plan: Plan) -> StepInputs:
         distinct = running[:1]
     return StepInputs(
         teacher_variables=[tuple(t.variables for t in one.placed.values()) for one in distinct],
-        teacher_logits=[one.teacher_logits for one in distinct],
+        teacher_logits=[one.comparison.teachers for one in distinct],
         keys=[
             plan.devices.replicate(jax.random.fold_in(running[0].phase_key(seed), 1))
             for seed in seeds

@@ -44,6 +44,7 @@ class Setup(NamedTuple):
       teachers: in order.
       data: all that the phase may look at.
       devices: that share its batches.
+      debug: whether the run is a smoke test.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Setup(NamedTuple):
     teachers: list[Network]
     data: PhaseData
     devices: parallel.Devices
+    debug: bool = False
 
 
 class Task(Protocol):
@@ -81,6 +83,11 @@ class Task(Protocol):
           teacher_variables: of each teacher.
           init_variables: of the student; None for the model's own initialisation.
         """
+
+    def reestimate_batch_norm(
+        self, states: Sequence[TrainState], inputs: StepInputs
+    ) -> Sequence[TrainState]:
+        """The states before the first step, with batch statistics of the training images."""
 
     def make_step(self, inputs: StepInputs, start: int) -> RunSteps:
         """The steps from `start` on; the result must be called for all steps in order."""

@@ -18,7 +18,15 @@ from kdjax.types import Array, TrainState, UserError, Variables
 
 _PICTURES = 10
 # Keys of a phase that mean nothing without data, and their defaults.
-_FIXED = {"grad_accum_steps": 1, "ema_decay": 0.0, "shots": 0, "teacher_batch_norm": "running"}
+_FIXED: dict[str, Any] = {
+    "keep": (),
+    "reestimate_batch_norm": False,
+    "train_eval_images": 0,
+    "grad_accum_steps": 1,
+    "ema_decay": 0.0,
+    "shots": 0,
+    "teacher_batch_norm": "running",
+}
 
 
 class Settings(NamedTuple):
@@ -140,6 +148,12 @@ class DataFree:
             teacher_variables=teacher_variables,
             init_variables=init_variables,
         )
+
+    def reestimate_batch_norm(
+        self, states: Sequence[TrainState], inputs: StepInputs
+    ) -> Sequence[TrainState]:
+        """See `Task`; there are no images, and a config that asks for it is refused."""
+        raise NotImplementedError
 
     def make_step(self, inputs: StepInputs, start: int) -> RunSteps:
         """See `Task.make_step`."""

@@ -1,6 +1,7 @@
 """Training on images, with or without teachers."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from experiments.evaluation import TeacherLogits, teacher_sizes
 from experiments.length import Length
 from experiments.objective import make_objective
 from experiments.tasks.base import RunSteps, Setup, StepInputs
-from kdjax import optimizers, parallel, train
+from kdjax import batch_stats, optimizers, parallel, train
 from kdjax.data import batches, seen, sources, views, whole
 from kdjax.types import Array, Distiller, Network, TeacherInputs, TrainState, UserError, Variables
 
@@ -149,6 +150,29 @@ class Supervised:
             ema_decay=self.ema_decay,
         )
 
+    def reestimate_batch_norm(
+        self, states: Sequence[TrainState], inputs: StepInputs
+    ) -> Sequence[TrainState]:
+        """See `Task`: one pass in training mode over all images, with the views of training."""
+        step = self.devices.map(
+            batch_stats.make_batch_stats_step(
+                student=self.network, views=self.all_views(), axis_name=parallel.AXIS
+            ),
+            in_axes=(None, None, 0, None),
+        )
+        steps = math.ceil(len(self.data.train) / (self.batch_parts[0] * self.grad_accum_steps))
+        resident, renewed = self._resident(), []
+        for i, state in enumerate(states):
+            stream = self._stream(parallel.for_member(inputs.data_seeds, i), 0)
+            for number in range(min(steps, self.steps)):
+                # The step does not count itself: each pass of images has a key of its own.
+                key = jax.random.fold_in(parallel.for_member(inputs.keys, i), number)
+                key = self.devices.replicate(key)
+                state = step(state, resident, self._batch(stream, 1), key)
+                parallel.wait_on_cpu(state)
+            renewed.append(state)
+        return renewed
+
     def make_step(self, inputs: StepInputs, start: int) -> RunSteps:
         """See `Task.make_step`."""
         train_step = self.devices.map(
@@ -171,9 +195,7 @@ class Supervised:
             in_axes=(None, None, None, 0, None),
             donate_argnums=0,
         )
-        resident = self.data.train.resident(self.devices)
-        if self.data.more:
-            resident = {**resident, "more": self.data.more.resident(self.devices)}
+        resident = self._resident()
         teachers = self._teacher_inputs(inputs)
         streams = [self._stream(seed, start) for seed in inputs.data_seeds]
 
@@ -184,6 +206,13 @@ class Supervised:
             return result
 
         return run_steps
+
+    def _resident(self) -> Any:
+        """What compiled steps gather from, on the devices."""
+        resident = self.data.train.resident(self.devices)
+        if self.data.more:
+            resident = {**resident, "more": self.data.more.resident(self.devices)}
+        return resident
 
     @property
     def _splits(self) -> list[PhaseSplit]:

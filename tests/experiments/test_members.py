@@ -17,6 +17,7 @@ PHASE = {
     "init_methods_from": "",
     "continue_from": "",
     "compared_with": (),
+    "ensemble": (),
 }  # fmt: skip
 
 

@@ -55,8 +55,11 @@ def test_the_run_folder_holds_what_is_promised(finished):
     assert set(kd["seconds_of"]) == {"steps", "evaluation", "logging", "checkpoints"}
     assert 0 < sum(kd["seconds_of"].values()) < kd["seconds"]
     taught = METRICS | {"agreement", "agreement_top5", "kl", "teacher_accuracy"}
-    assert (set(kd["train"]), set(kd["test"])) == (taught, taught | {"best_accuracy"})
-    assert set(summary["phases"]["teacher"]["test"]) == METRICS | {"best_accuracy"}
+    taught |= {"loss/kd", "loss/cross_entropy"}
+    running = {"running_agreement", "running_kl"}
+    assert (set(kd["train"]), set(kd["test"])) == (taught | running, taught | {"best_accuracy"})
+    alone = METRICS | {"loss/cross_entropy"}
+    assert set(summary["phases"]["teacher"]["test"]) == alone | {"best_accuracy"}
     assert kd["test"]["accuracy"] * 596 == pytest.approx(round(kd["test"]["accuracy"] * 596))
     assert kd["test"]["teacher_accuracy"] == summary["phases"]["teacher"]["test"]["accuracy"]
     assert json.loads((finished / "config.json").read_text()) == summary["config"]
@@ -233,8 +236,8 @@ def test_teachers_and_initial_variables_come_from_other_runs(finished, tmp_path)
     before = json.loads((finished / "summary.json").read_text())["phases"]
     assert summary["phases"]["teacher"]["steps"] == 0
     trained = before["teacher"]["test"]
-    # What was only loaded has no evaluations of which one could be the best.
-    del trained["best_accuracy"]
+    # What was only loaded has no objective, and no evaluations of which one could be the best.
+    del trained["best_accuracy"], trained["loss/cross_entropy"]
     assert summary["phases"]["teacher"]["test"] == trained
     start = networks.load(str(finished / "scratch")).variables["params"]
     after = networks.load(str(tmp_path / "run/kd")).variables["params"]

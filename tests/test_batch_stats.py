@@ -1,0 +1,44 @@
+"""Batch statistics that are measured again."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax import batch_stats, models, parallel
+from kdjax.data import sources, views
+from kdjax.types import Network, TrainState
+
+SHAPE, CLASSES, BATCH = (8, 8, 1), 4, 8
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_step_renews_the_averages_and_nothing_else(count):
+    module = models.create(
+        "resnet8", num_classes=CLASSES, in_channels=1, axis_name=parallel.AXIS, widths=(8, 8, 8, 8)
+    )
+    network = Network(module, (0.4,), (0.3,))
+    alone = network._replace(module=module.clone(axis_name=None))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (16, *SHAPE), np.uint8)
+    split = sources.Split(images, rng.integers(0, CLASSES, 16).astype(np.int32))
+    devices = parallel.Devices.dividing(BATCH, count)
+    view = views.make_views(num_classes=CLASSES, image_size=8, crop="none", flip=False)
+    step = devices.map(
+        batch_stats.make_batch_stats_step(student=network, views=[view], axis_name=parallel.AXIS),
+        in_axes=(None, None, 0, None),
+    )
+    variables = alone.init(jax.random.key(1), jnp.zeros((1, *SHAPE)))
+    state = devices.replicate(TrainState.of_variables(variables))
+    resident = devices.replicate({"images": split.images, "labels": split.labels})
+    key = devices.replicate(jax.random.key(2))
+    expected = variables["batch_stats"]
+    for index in np.arange(16, dtype=np.int32).reshape(2, BATCH):
+        state = step(state, resident, {"index": devices.shard(index[None], axis=1)}, key)
+        seen = {"params": variables["params"], "batch_stats": expected}
+        pixels = views.as_pixels(images[index])
+        _, expected = alone.train(seen, pixels, jax.random.key(0))
+    chex.assert_trees_all_close(state.batch_stats, expected, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_equal(jax.device_get(state.params), jax.device_get(variables["params"]))
+    assert int(state.step) == 0
