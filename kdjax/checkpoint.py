@@ -37,7 +37,7 @@ class Checkpoints:
           UserError: if the checkpoints in the folder are corrupt.
         """
         self._folder = Path(folder).absolute()
-        self._keep_best = keep_best
+        self._keep_best, self._read_only = keep_best, read_only
         if not read_only:
             # Left behind by an interrupted deletion.
             shutil.rmtree(self._folder / _TRASH, ignore_errors=True)
@@ -105,6 +105,7 @@ class Checkpoints:
             ) from None
         if not saved:
             raise UserError(f"cannot save step {step} in {str(self._folder)!r}: newer ones exist")
+        self._empty_trash()
 
     def steps(self) -> list[int]:
         """The steps that can be restored, in ascending order."""
@@ -172,6 +173,7 @@ class Checkpoints:
         """
         try:
             self._manager.wait_until_finished()
+            self._empty_trash()
         except Exception as error:
             raise UserError(
                 f"cannot write checkpoints to {str(self._folder)!r}: {first_line(error)}"
@@ -181,6 +183,17 @@ class Checkpoints:
         """Waits until all checkpoints are written and stops the background threads."""
         self.wait()
         self._manager.close()
+
+    def _empty_trash(self) -> None:
+        """Deletes superseded checkpoints from the disk.
+
+        Orbax only moves them away, at once, so that a kill never leaves half of one among the
+        others. The folder itself stays, as a thread of Orbax may be about to use it.
+        """
+        if self._read_only:
+            return
+        for superseded in self._folder.glob(f"{_TRASH}/*"):
+            shutil.rmtree(superseded, ignore_errors=True)
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:

@@ -114,6 +114,18 @@ def test_the_last_two_are_kept(tmp_path):
     chex.assert_trees_all_equal(_restore(tmp_path / "c", 3)[0], _state(3))
 
 
+def test_superseded_checkpoints_are_gone_from_the_disk(tmp_path):
+    stored = Checkpoints(tmp_path / "c")
+    for step in range(1, 9):
+        stored.save(step, _state(step), EXTRA)
+        if step > 4:
+            # While the run goes on, there may be those of the last save beside the two kept.
+            assert len(list((tmp_path / "c").rglob("_METADATA"))) <= 3 * 2
+    stored.wait()
+    assert sorted(p.parent.parent.name for p in (tmp_path / "c").rglob("_METADATA")) == ["7", "8"]
+    stored.close()
+
+
 def test_the_best_is_kept_in_addition_to_the_last_two(tmp_path):
     stored = Checkpoints(tmp_path / "c", keep_best=True)
     for step, score in ((1, 0.1), (2, 0.9), (3, 0.5), (4, 0.6), (5, 0.2)):
