@@ -81,6 +81,11 @@ def protocol(config: ConfigDict, data: str, name: str = "") -> None:
     """
     if name and name not in PROTOCOLS:
         raise UserError(f"unknown protocol {name!r}: choose from {', '.join(PROTOCOLS)}")
+    if ":" not in data and data not in ("digits", *_TFDS):
+        raise UserError(
+            f"unknown data set {data!r}: choose from digits, {', '.join(_TFDS)}, or name another "
+            "as data.name takes it (tfds:<name>, npz:<file>, folder:<dir>)"
+        )
     if data == "digits":
         digits(config)
         if not name:

@@ -47,20 +47,31 @@ def fail(message: str) -> int:
     return 2
 
 
-def start(main: Callable[[], None], argv: Sequence[str]) -> int:
-    """Sets up the machine, parses the flags, runs `main` and returns the exit status."""
-    logging.set_verbosity(logging.ERROR)
-    host.set_up_host()
-    app.define_help_flags()
+def guarded(parse: Callable[[], int]) -> int:
+    """Parses flags, as `parse` does, and returns its exit status, or that of a mistake in them."""
     try:
-        rest = flags.FLAGS(argv)[1:]
-        if rest:
-            raise UserError(f"unexpected argument {rest[0]!r}: flags are --name=value")
+        return parse()
     except UserError as error:
         return fail(str(error))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         # config_flags lets the config file's own exceptions through.
         return fail(_flag_error(error))
+
+
+def start(main: Callable[[], None], argv: Sequence[str]) -> int:
+    """Sets up the machine, parses the flags, runs `main` and returns the exit status."""
+    logging.set_verbosity(logging.ERROR)
+    host.set_up_host()
+    app.define_help_flags()
+
+    def parse() -> int:
+        rest = flags.FLAGS(argv)[1:]
+        if rest:
+            raise UserError(f"unexpected argument {rest[0]!r}: flags are --name=value")
+        return 0
+
+    if status := guarded(parse):
+        return status
     try:
         main()
     except UserError as error:

@@ -17,11 +17,12 @@ from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
-from experiments import cli, legacy
+from experiments import cli, legacy, usage
 from kdjax import host
 from kdjax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config(argument).")
+HELP = {"--help", "-h", "--helpfull", "--helpshort", "-help"}
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; by default runs/NAME-HASH.")
 
 
@@ -42,12 +43,20 @@ def main() -> None:
 def prepare(argv: Sequence[str]) -> int:
     """Looks at the arguments before the flags are parsed; returns an exit status, 0 if all is well.
 
-    Renamed keys are named, and the config's own folder is put on the path, after all others.
+    Renamed keys are named, a config that does not exist is, and the config's own folder is put on
+    the path, after all others.
     """
     for argument in argv[1:]:
         key, _, value = argument.lstrip("-").partition("=")
         if key == "config" and value:
-            sys.path.append(str(Path(re.sub(r"(\.py):.*", r"\1", value)).resolve().parent))
+            file = Path(re.sub(r"(\.py):.*", r"\1", value))
+            if not file.is_file():
+                known = ", ".join(name for name, _ in usage.configs(Path("configs")))
+                return cli.fail(
+                    f"no such config: {str(file)!r}{known and f': choose from {known}'}, or "
+                    "any file with get_config"
+                )
+            sys.path.append(str(file.resolve().parent))
         if key.startswith("config."):
             try:
                 legacy.check_renamed([key.removeprefix("config.")])
@@ -56,6 +65,15 @@ def prepare(argv: Sequence[str]) -> int:
     return 0
 
 
+def print_help(argv: Sequence[str]) -> int:
+    """Prints the configs, or the keys of the one that is given; returns an exit status."""
+    flags.FLAGS([argument for argument in argv if argument not in HELP])
+    print(usage.text(__doc__ or "", Path("configs"), _CONFIG.value))
+    return 0
+
+
 if __name__ == "__main__":
+    if HELP & set(sys.argv):
+        sys.exit(prepare(sys.argv) or cli.guarded(lambda: print_help(sys.argv)))
     flags.mark_flag_as_required("config")
     sys.exit(prepare(sys.argv) or cli.start(main, sys.argv))

@@ -17,7 +17,11 @@ def command(*arguments, module="experiments.main"):
     ("arguments", "message"),
     [
         ([], "--config must have a value"),
-        (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),
+        (
+            ["--config=configs/nothing.py"],
+            "no such config: 'configs/nothing.py': choose from configs/choices.py, ",
+        ),
+        (["--config=configs/distill.py:data=cifar11"], "choose from digits, cifar10, cifar100, "),
         (["--config=configs/distill.py:studnt=x"], "unknown config argument 'studnt'"),
         (["--config=configs/distill.py", "--config.data.nam=x"], "unknown config key 'nam'"),
         (["--config=configs/distill.py", "--config.train.epochs=ten"], "--config.train.epochs=ten"),
@@ -41,11 +45,31 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message):
     assert message in line
 
 
+def test_a_split_that_the_data_does_not_have_is_refused(finished):
+    done = command(f"--a={finished / 'kd'}", "--split=foo", module="experiments.evaluate")
+    assert done.returncode == 2
+    assert "data set 'digits' has no split 'foo': it has train, test" in done.stderr
+
+
 def test_help_is_the_commands_own_text():
     done = command("--help")
-    assert not done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     assert "python -m experiments.main --config=" in done.stdout
     assert "--workdir" in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if "configs/distill.py" in line]
+    assert "Any teacher, student, objective and data set." in line
+    assert "configs/common.py" not in done.stdout
+
+
+def test_help_lists_the_keys_of_a_config():
+    done = command("--config=configs/distill.py:student=vgg8", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--config.data.name='digits'" in done.stdout
+    assert "--config.train.optimizer.momentum=0.9" in done.stdout
+    assert "one of teacher, scratch, kd" in done.stdout
+    unknown = command("--config=configs/distill.py:studnt=vgg8", "--help")
+    assert unknown.returncode == 2
+    assert "unknown config argument 'studnt'" in unknown.stderr
 
 
 def test_evaluate_prints_json_and_compares(finished):

@@ -44,14 +44,15 @@ __all__ = [
 class _Source(NamedTuple):
     form: str  # Of the data set's name, with a placeholder for the reader's argument.
     read: Reader
+    named_splits: bool = False  # Whether it has others than train and test.
 
 
 _SOURCES = {
     "digits": _Source("digits", digits.read),
-    "tfds": _Source("tfds:<name>", tfds.read),
+    "tfds": _Source("tfds:<name>", tfds.read, named_splits=True),
     "npz": _Source("npz:<file>", npz.read),
-    "folder": _Source("folder:<dir>", folder.read),
-    "domains": _Source("domains:<domains>:<data set>", domains.read),
+    "folder": _Source("folder:<dir>", folder.read, named_splits=True),
+    "domains": _Source("domains:<domains>:<data set>", domains.read, named_splits=True),
 }
 KINDS = ", ".join([*(source.form for source in _SOURCES.values()), "<package.module>:<reader>"])
 
@@ -134,6 +135,9 @@ def _read(name: str, options: SourceOptions) -> tuple[Split, Split, int]:
     if kind in _SOURCES:
         source = _SOURCES[kind]
         if bool(argument) == (":" in source.form):
+            for given, only in ((options.train_split, "train"), (options.test_split, "test")):
+                if given != only and not source.named_splits:
+                    raise UserError(f"data set {name!r} has no split {given!r}: it has train, test")
             return source.read(argument, options)
     elif references.is_reference(name):
         return external.read(name, options)
