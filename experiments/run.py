@@ -1,13 +1,13 @@
 """A run: from the config to a list of phases, and from these to summary.json."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import cli, files, legacy, networks, report
+from experiments import cli, files, legacy, loaded, networks, report
 from experiments import workdir as workdirs
 from experiments.cli import Interrupted
 from experiments.members import Member, expand
@@ -135,13 +135,14 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
     workdirs.check(config, workdir)
     if summary_file.exists():
         return _show_finished(config, workdir, console)
-    plans, loaded = plan_all(config)
+    plans, from_elsewhere = plan_all(config)
     workdir.mkdir(parents=True, exist_ok=True)
     with workdirs.locked(workdir), cli.stop_signals() as stop:
         files.write_json(workdir / "config.json", config.to_dict())
         device = plans[0].devices.description
         console.print(f"run folder {workdir}, {device}", highlight=False)
-        progress = Progress(loaded)
+        progress = Progress(from_elsewhere)
+        _describe_loaded(plans, from_elsewhere, console)
         summary = {
             "config": config.to_dict(),
             "seed": config.seed,
@@ -161,6 +162,16 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
         raise UserError("; ".join(progress.failed.values()))
     console.print(f"{summary_file}, {workdir / 'curves.png'}", highlight=False)
     return summary
+
+
+def _describe_loaded(
+    plans: Sequence[Plan], trained: Mapping[str, TrainedNetwork], console: Console
+) -> None:
+    """Says what the networks that a run did not train are worth, before any step is made."""
+    known: set[str] = set()
+    for plan in plans:
+        for line in loaded.lines(plan, trained, known):
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def _show_finished(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:

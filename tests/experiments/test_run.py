@@ -232,9 +232,16 @@ def test_teachers_and_initial_variables_come_from_other_runs(finished, tmp_path)
     config.student.optimizer.learning_rate = 0.0
     del config.phases["scratch"]
     config.phases.kd.teachers = ("teacher", str(finished / "scratch"))
-    summary, _ = execute(config, tmp_path / "run")
+    summary, printed = execute(config, tmp_path / "run")
     before = json.loads((finished / "summary.json").read_text())["phases"]
     assert summary["phases"]["teacher"]["steps"] == 0
+    # Both are measured before any step is made.
+    first = printed[: printed.index("step ")]
+    for name in ("teacher", "scratch"):
+        folder, accuracy = finished / name, before[name]["test"]["accuracy"]
+        (line,) = [line for line in first.splitlines() if str(folder) in line]
+        assert f"resnet8 from {folder}, test" in line or line.startswith(f"{folder}: resnet8, test")
+        assert f"test accuracy {accuracy:.2%}" in line
     trained = before["teacher"]["test"]
     # What was only loaded has no objective, and no evaluations of which one could be the best.
     del trained["best_accuracy"], trained["loss/cross_entropy"]

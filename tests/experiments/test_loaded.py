@@ -1,0 +1,53 @@
+"""What is said of networks that a run did not train."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+import safetensors.numpy
+from small_run import small_config
+
+from experiments import loaded, plan, run
+from kdjax import models, torch_import
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A PyTorch file with a network that has learned nothing."""
+    options = dict(num_classes=10, in_channels=1, widths=(16, 16, 32, 24))
+    module = models.create("resnet8", **options)
+    variables = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+    path = tmp_path_factory.mktemp("torch") / "teacher.safetensors"
+    exported = torch_import.export("resnet8", variables, **options)
+    safetensors.numpy.save_file(exported, path)
+    return path
+
+
+def said(config):
+    plans, from_elsewhere = plan.plan_all(run.resolve(config))
+    known = set()
+    return [line for one in plans for line in loaded.lines(one, from_elsewhere, known)]
+
+
+def test_a_network_near_chance_is_warned_of_with_its_normalisation(file):
+    config = small_config()
+    config.teacher.checkpoint = str(file)
+    line, warning = said(config)
+    assert line.startswith(f"teacher: resnet8 from {file}, test accuracy ")
+    assert line.endswith("(measured on the training images, as none are given)")
+    assert "mean 0.30" in line
+    assert warning.startswith("warning: teacher is right on ")
+    assert "chance is 10.00%" in warning
+
+
+def test_a_normalisation_of_other_pixels_is_warned_of_once(file):
+    config = small_config()
+    config.teacher.checkpoint = str(file)
+    config.train.update(mean=(77.0,), std=(96.0,))
+    lines = said(config)
+    assert any("mean 77, std 96 (given)" in line for line in lines)
+    warnings = [line for line in lines if "pixels in [0, 255] by 255" in line]
+    assert [line.split()[1] for line in warnings] == ["teacher", "scratch"]
+
+
+def test_nothing_is_said_of_a_run_that_trains_all_its_networks():
+    assert said(small_config()) == []
