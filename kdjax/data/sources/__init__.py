@@ -1,9 +1,9 @@
 """Data sets by name: splits of uint8 images and integer labels.
 
-A source reads `digits`, `tfds:<name>`, `npz:<file>` or `folder:<dir>`, makes `domains` of one of
-these, or is a function of the user's own, `package.module:reader`. A split that fits in memory is
-an array; a larger one is a `Lazy` sequence that decodes images on demand. A new source is a new
-module and one line of `_SOURCES`.
+A source reads `digits`, `tfds:<name>`, `cifar:<dir>`, `npz:<file>` or `folder:<dir>`, makes
+`domains` of one of these, or is a function of the user's own, `package.module:reader`. A split that
+fits in memory is an array; a larger one is a `Lazy` sequence that decodes images on demand. A new
+source is a new module and one line of `_SOURCES`.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kdjax import references
-from kdjax.data.sources import digits, domains, external, folder, npz, tfds
+from kdjax.data.sources import cifar, digits, domains, external, folder, npz, tfds
 from kdjax.data.sources.base import (
     Dataset,
     Lazy,
@@ -50,6 +50,7 @@ class _Source(NamedTuple):
 _SOURCES = {
     "digits": _Source("digits", digits.read),
     "tfds": _Source("tfds:<name>", tfds.read, named_splits=True),
+    "cifar": _Source("cifar:<dir>", cifar.read),
     "npz": _Source("npz:<file>", npz.read),
     "folder": _Source("folder:<dir>", folder.read, named_splits=True),
     "domains": _Source("domains:<domains>:<data set>", domains.read, named_splits=True),
@@ -76,6 +77,7 @@ def load(
         - `digits`: scikit-learn's 1,797 handwritten digits, 8x8x1; every third image of each
           class is a test image.
         - `tfds:<name>`: a data set of TensorFlow Datasets.
+        - `cifar:<dir>`: the Python version of CIFAR-10 or CIFAR-100, as their authors publish it.
         - `npz:<file>`: arrays `train_images`, `train_labels`, `test_images`, `test_labels`.
         - `folder:<dir>`: image files `<dir>/{train,test}/<class>/*.{png,jpg}`.
         - `domains:<domains>:<data set>[@<textures>]`: grey images as they are (`plain`), on

@@ -167,10 +167,11 @@ def from_arrays(
       test_images: uint8 [m, h, w, c], of the size of the training images, or [m, h, w].
       test_labels: int [m], -1 where unknown.
       options: the reader's options, of which `resize` is used.
-      num_classes: k; 0 takes one more than the largest label.
+      num_classes: k; 0 takes one more than the largest label, and every class must have a
+        training image then.
 
     Raises:
-      UserError: if an array has another type or shape.
+      UserError: if an array has another type or shape, or a class has no training image.
     """
     splits = []
     for part, images, labels in (
@@ -199,8 +200,17 @@ def from_arrays(
         raise UserError(
             f"training images are {train.images.shape[1:]}, test images {test.images.shape[1:]}"
         )
-    largest = max(int(split.labels.max(initial=0)) for split in splits)
-    return train, test, num_classes or 1 + largest
+    if num_classes:
+        return train, test, num_classes
+    largest = max(int(split.labels.max(initial=-1)) for split in splits)
+    without = sorted(set(range(largest + 1)) - set(train.labels.tolist()))
+    if without and (train.labels >= 0).any():
+        shown = ", ".join(map(str, without[:5])) + (", ..." if len(without) > 5 else "")
+        raise UserError(
+            f"labels are up to {largest}, but no training image has label {shown}: labels are "
+            "numbers from 0 to k - 1"
+        )
+    return train, test, 1 + max(largest, 0)
 
 
 def resized(image: np.ndarray, side: int) -> np.ndarray:

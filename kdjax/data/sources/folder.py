@@ -15,7 +15,8 @@ _SUFFIXES = {".png", ".jpg", ".jpeg"}
 def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
     """Reads `<dir>/<split>/<class>/*.{png,jpg}`.
 
-    Classes are the subfolders of the training split, in alphabetical order. Images have one
+    Classes are the subfolders of the training split that are not hidden, in alphabetical order;
+    each must have an image. Images have one
     channel if the first training image is greyscale, otherwise three.
     """
     root = argument
@@ -25,8 +26,8 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
     for folder in (train_folder, test_folder):
         if not folder.is_dir():
             raise UserError(f"{root!r} has no subfolder {folder.name!r}")
-    classes = sorted(path.name for path in train_folder.iterdir() if path.is_dir())
-    if extra := {p.name for p in test_folder.iterdir() if p.is_dir()} - set(classes):
+    classes = _classes(train_folder)
+    if extra := set(_classes(test_folder)) - set(classes):
         raise UserError(
             f"{str(test_folder)!r} has classes that {str(train_folder)!r} lacks: "
             f"{', '.join(sorted(extra))}"
@@ -35,6 +36,12 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
     if not files[train_folder] or not files[test_folder]:
         empty = test_folder if files[train_folder] else train_folder
         raise UserError(f"no .png or .jpg images in {str(empty)!r}/<class>/")
+    labelled = {label for _, label in files[train_folder]}
+    if empty_classes := [name for i, name in enumerate(classes) if i not in labelled]:
+        raise UserError(
+            f"no .png or .jpg images of class {', '.join(empty_classes)} in {str(train_folder)!r}: "
+            "every subfolder is a class"
+        )
     mode, first_size = _mode_and_size(files[train_folder][0][0])
     expected = (options.resize, options.resize) if options.resize else first_size
 
@@ -67,6 +74,13 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
         return Split(images, labels, whole if options.whole else None)
 
     return split(train_folder), split(test_folder), len(classes)
+
+
+def _classes(folder: Path) -> list[str]:
+    """Subfolders by name; hidden ones, such as `.ipynb_checkpoints`, are no classes."""
+    return sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
 
 
 def _labelled_files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:

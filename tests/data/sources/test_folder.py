@@ -49,6 +49,19 @@ def test_images_are_ordered_by_class_and_name(folder):
     assert isinstance(data.train.images, np.ndarray)
 
 
+def test_hidden_folders_are_no_classes(folder):
+    for split in ("train", "test"):
+        (folder / split / ".ipynb_checkpoints").mkdir()
+    assert sources.load(f"folder:{folder}").num_classes == 2
+
+
+def test_a_class_without_a_training_image_is_refused(folder):
+    (folder / "train" / "horse").mkdir()
+    (folder / "train" / "horse" / "0.gif").write_text("")
+    with pytest.raises(UserError, match=r"no .png or .jpg images of class horse in"):
+        sources.load(f"folder:{folder}")
+
+
 def test_images_stay_whole_beside_the_resized_ones_also_in_subsets(folder):
     _write(folder / "train" / "dog" / "1.png", _picture(5, h=9, w=7))
     data = sources.load(f"folder:{folder}", resize=6, whole=True, validation=0.5)

@@ -57,7 +57,9 @@ def test_a_number_out_of_range_is_named(assert_error, arguments, message):
 
 @pytest.mark.parametrize("name", ["digit", "digits:x", "npz", "npz:", "tfds:", "folder", "", ":x"])
 def test_an_unknown_data_set_is_named_with_the_allowed_kinds(assert_error, name):
-    assert_error(name, f"unknown data set {name!r}: choose from digits, tfds:<name>, npz:<file>")
+    assert_error(
+        name, f"unknown data set {name!r}: choose from digits, tfds:<name>, cifar:<dir>, npz:<file>"
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -108,3 +108,17 @@ def test_a_truncated_npz_file_is_rejected(assert_error, tmp_path):
 def test_a_missing_npz_file_is_named(assert_error, tmp_path):
     assert_error(f"npz:{tmp_path}/none.npz", "no such file: .*none.npz")
     assert_error(f"npz:{tmp_path}", "cannot read .* as npz")
+
+
+def test_labels_from_one_are_refused_instead_of_adding_a_class(assert_error, tmp_path):
+    name = _npz(
+        tmp_path,
+        train_labels=_arrays()["train_labels"] + 1,
+        test_labels=_arrays()["test_labels"] + 1,
+    )
+    assert_error(name, "but no training image has label 0: labels are numbers from 0 to k - 1")
+
+
+def test_a_test_label_that_no_training_image_has_is_refused(assert_error, tmp_path):
+    name = _npz(tmp_path, test_labels=np.array([0, 1, 2, 4]))
+    assert_error(name, "labels are up to 4, but no training image has label 3")
