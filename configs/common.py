@@ -162,7 +162,10 @@ def base() -> ConfigDict:
                 scale=(0.05, 1.0),
                 flip=True,
                 rotation=0.0,  # degrees, at most
+                vertical_flip=False,
                 jitter=0.0,  # of brightness, contrast, saturation and hue, at most
+                noise=0.0,  # probability that an image is replaced by uniform noise
+                crop_last=False,  # after rotation, vertical flip and jitter; flip, too
                 cutout=0,
                 mixup=0.0,
                 mixup_weight="batch",

@@ -1,6 +1,6 @@
 """Tables and figures that a run ends in, with a paper's numbers beside its own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -68,6 +68,46 @@ def add_figure(
             "series": tuple((label, tuple(points.items())) for label, points in series.items()),
             "span": span,
             "span_label": span_label,
+        }
+    )
+
+
+def add_scatter(
+    config: ConfigDict,
+    name: str,
+    *,
+    caption: str,
+    x_label: str,
+    y_label: str,
+    series: Mapping[str, Sequence[tuple[str | float, str | float]]],
+) -> None:
+    """Adds a plot of one figure against another, which the run draws to `NAME.png` of its folder.
+
+    Points of this run are circles with error bars, its deviation over seeds; those of a paper
+    are crosses. Points of one label have one colour.
+
+    Args:
+      config: from `configs.common.base`.
+      name: of the plot in the config, and of its file.
+      caption: what it shows.
+      x_label: figure on the horizontal axis.
+      y_label: figure on the vertical axis.
+      series: by label, points (x, y): `measured` makes those of this run; a paper's are numbers,
+        fractions from 0 to 1 where the format of this run's is in percent.
+
+    Raises:
+      ValueError: if one of x and y is of this run and the other a number.
+    """
+    for label, points in series.items():
+        for x, y in points:
+            if isinstance(x, str) != isinstance(y, str):
+                raise ValueError(f"{label}: ({x}, {y}) is half a point of this run")
+    config.report[name] = ConfigDict(
+        {
+            "caption": caption,
+            "x_label": x_label,
+            "y_label": y_label,
+            "series": tuple((label, tuple(points)) for label, points in series.items()),
         }
     )
 

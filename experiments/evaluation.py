@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.data import PhaseSplit
 from experiments.networks import TrainedNetwork
-from kdjax import metrics, parallel, train
+from kdjax import losses, metrics, parallel, train
 from kdjax.data import batches, views, whole
 from kdjax.data.sources import Split
 from kdjax.types import Array, Network, UserError, Variables
@@ -186,14 +186,6 @@ def summarize(
     return result
 
 
-def ensemble(logits: list[np.ndarray]) -> np.ndarray:
-    """Logits whose softmax is the mean of the given networks' softmax."""
-    if len(logits) == 1:
-        return logits[0]
-    log_p = np.stack([np.asarray(jax.nn.log_softmax(one)) for one in logits])
-    return np.asarray(jax.nn.logsumexp(log_p, axis=0)) - np.log(len(logits))
-
-
 class Comparison(NamedTuple):
     """The networks that a member is measured against.
 
@@ -279,4 +271,10 @@ class TeacherLogits:
 
     def joint(self, split: PhaseSplit) -> np.ndarray | None:
         """float32 [n, k] of the teachers' ensemble, or None without teachers."""
-        return ensemble(list(self.each(split))) if self._teachers else None
+        each = self.each(split)
+        if len(each) < 2:
+            return each[0] if each else None
+        # In batches, as the logits of all teachers together may be too large for a device.
+        firsts = range(0, len(split), _BATCH_SIZE)
+        parts = [[one[first : first + _BATCH_SIZE] for one in each] for first in firsts]
+        return np.concatenate([np.asarray(losses.ensemble(jnp.stack(part))) for part in parts])

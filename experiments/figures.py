@@ -1,4 +1,7 @@
-"""Plots of accuracy over a varied value, which `configs.tables.add_figure` puts in a config."""
+"""Plots that `configs.tables.add_figure` and `add_scatter` put in a config.
+
+The first are of accuracy over a varied value, the others of one figure against another.
+"""
 
 import io
 import statistics
@@ -14,37 +17,45 @@ class Point(NamedTuple):
     """A point of a plot.
 
     Attributes:
-      x: the varied value.
-      y: the figure, the mean over seeds.
-      deviation: the sample standard deviation over seeds, zero if there is one seed.
+      x: the varied value, or a figure, the mean over seeds.
+      y: a figure, the mean over seeds.
+      deviation: of y over seeds, the sample standard deviation; zero if there is one seed.
+      x_deviation: the same of x.
     """
 
     x: float
     y: float
     deviation: float
+    x_deviation: float = 0.0
 
 
-def points(series: Sequence[tuple[float, Any]], phases: Mapping[str, Any]) -> list[Point]:
+def points(series: Sequence[tuple[Any, Any]], phases: Mapping[str, Any]) -> list[Point]:
     """The points of a series, without those that are not measured yet.
 
     Args:
-      series: (x, y), where y is a number, or a format string of the phases.
+      series: (x, y), each a number or a format string of the phases.
       phases: figures by phase; what a format string names has `values`, one per seed.
     """
     found = []
-    for x, y in series:
-        values = _values(y, phases) if isinstance(y, str) else [y]
-        if values:
-            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-            found.append(Point(x, statistics.mean(values), deviation))
+    for pair in series:
+        xs, ys = (_values(cell, phases) for cell in pair)
+        if xs and ys:
+            x, y = statistics.mean(xs), statistics.mean(ys)
+            found.append(Point(x, y, _deviation(ys), _deviation(xs)))
     return sorted(found)
 
 
-def _values(cell: str, phases: Mapping[str, Any]) -> Sequence[float]:
-    """The figures that a format string such as `{kd[test][accuracy]:.2%}` would show."""
+def _values(cell: str | float, phases: Mapping[str, Any]) -> Sequence[float]:
+    """A number, or the figures that a format string such as `{kd[test][accuracy]:.2%}` shows."""
+    if not isinstance(cell, str):
+        return [cell]
     ((_, field, _, _),) = string.Formatter().parse(cell)
     values: Sequence[float] = string.Formatter().get_field(str(field), (), phases)[0].values
     return values
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def make(described: Mapping[str, Any], phases: Mapping[str, Any]) -> Any:
@@ -54,8 +65,8 @@ def make(described: Mapping[str, Any], phases: Mapping[str, Any]) -> Any:
       described: an entry of the config's `report` with `series`.
       phases: as for `points`.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
+    if "y_label" in described:
+        return _make_scatter(described, phases)
 
     lines = {label: points(series, phases) for label, series in described["series"]}
     ours = {
@@ -65,26 +76,68 @@ def make(described: Mapping[str, Any], phases: Mapping[str, Any]) -> Any:
     }
     if not ours:
         return None
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _empty(described["caption"])
     if described["span"]:
         axes.axvspan(
             *described["span"], color="0.9", label=described["span_label"] or None, zorder=0
         )
     for label, line in lines.items():
         if line:
-            x, y, deviations = zip(*line, strict=True)
+            x, y, deviations, _ = zip(*line, strict=True)
             marker, dashes = (".", "-") if label in ours else ("x", "--")
             axes.errorbar(
                 x, y, yerr=deviations, label=label, marker=marker, linestyle=dashes, capsize=3
             )
     axes.set(xlabel=described["x_label"], ylabel="test accuracy", xscale=described["x_scale"])
-    axes.set_title(described["caption"], fontsize="medium", wrap=True)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    _show_percent(axes.yaxis)
     axes.legend(frameon=False)
     return figure
+
+
+def _make_scatter(described: Mapping[str, Any], phases: Mapping[str, Any]) -> Any:
+    """A figure of points with deviations of both figures."""
+    cells: dict[str, tuple[list[Any], list[Any]]] = {}
+    for label, series in described["series"]:
+        ours = [pair for pair in series if isinstance(pair[1], str)]
+        cells[label] = ours, [pair for pair in series if pair not in ours]
+    found = {label: tuple(points(one, phases) for one in both) for label, both in cells.items()}
+    if not any(ours for ours, _ in found.values()):
+        return None
+    figure, axes = _empty(described["caption"])
+    for number, (label, both) in enumerate(found.items()):
+        name: str | None = label
+        for marker, one in zip("ox", both, strict=True):
+            if one:
+                x, y, deviations, x_deviations = zip(*one, strict=True)
+                axes.errorbar(
+                    x, y, deviations, x_deviations, label=name, color=f"C{number % 10}",
+                    marker=marker, linestyle="none", capsize=3,
+                )  # fmt: skip
+                name = None
+    axes.set(xlabel=described["x_label"], ylabel=described["y_label"])
+    for i, axis in enumerate((axes.xaxis, axes.yaxis)):
+        if all(pair[i].endswith("%}") for ours, _ in cells.values() for pair in ours):
+            _show_percent(axis)
+    axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def _empty(caption: str) -> tuple[Any, Any]:
+    """A figure with a caption, and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(caption, fontsize="medium", wrap=True)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _show_percent(axis: Any) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1.0))
 
 
 def write(described: Mapping[str, Any], phases: Mapping[str, Any], path: Path) -> None:

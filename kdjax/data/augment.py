@@ -69,6 +69,21 @@ def flip(rng: Array, image: Array) -> Array:
     return pix.random_flip_left_right(rng, image)
 
 
+def vertical_flip(rng: Array, image: Array) -> Array:
+    """Turns upside down with probability one half."""
+    return pix.random_flip_up_down(rng, image)
+
+
+def noise(rng: Array, image: Array, probability: float) -> Array:
+    """With this probability an image of noise, whose pixels are uniform in [0, 1].
+
+    The policy `Noise` of Stanton et al. 2021, figure 3.
+    """
+    which_key, noise_key = jax.random.split(rng)
+    uniform = jax.random.uniform(noise_key, image.shape, image.dtype)
+    return jnp.where(jax.random.bernoulli(which_key, probability), uniform, image)
+
+
 def rotation(rng: Array, image: Array, degrees: float) -> Array:
     """Rotates about the centre by up to `degrees` in either direction.
 

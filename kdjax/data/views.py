@@ -77,7 +77,10 @@ def make_views(
     scale: tuple[float, float] = (0.05, 1.0),
     flip: bool = True,
     rotation: float = 0.0,
+    vertical_flip: bool = False,
     jitter: float = 0.0,
+    noise: float = 0.0,
+    crop_last: bool = False,
     cutout: int = 0,
     fill: tuple[float, ...] = (),
     mixup: float = 0.0,
@@ -104,8 +107,14 @@ def make_views(
       scale: for `inception`, range of the part's area as a fraction of the image's.
       flip: mirror horizontally with probability one half.
       rotation: the largest angle of a random rotation after that, in degrees; 0 for none.
+      vertical_flip: turn upside down with probability one half after that.
       jitter: the largest change of brightness, contrast, saturation and hue after that, in
         [0, 1/2]; 0 for none.
+      noise: probability, in [0, 1], that an image is replaced, at the end, by one of uniform noise,
+        which keeps the label.
+      crop_last: whether rotation, vertical flip and jitter come before the crop and the horizontal
+        flip instead, as in the code of Stanton et al. 2021. The borders that a padded crop leaves
+        are then horizontal and vertical, and black.
       cutout: side of the square painted over, in pixels; 0 for none.
       fill: colour of that square, [c] in [0, 1].
       mixup: parameter p of the Beta(p, p) distribution of the mixup weight; 0 disables mixup.
@@ -128,8 +137,8 @@ def make_views(
     Raises:
       UserError: if a name is unknown, if a value of the policy is out of range, if mixup is used
         without `function_matching`, with which alone the teacher sees mixed images, or if
-        `teacher_size` is negative or is used with cutout or a policy, which would change another
-        part of the image.
+        `teacher_size` is negative or is used with cutout, noise or a policy, which would change
+        another part of the image.
     """
     for option, given, allowed in (
         ("teacher_view", teacher_view, TEACHER_VIEWS),
@@ -148,10 +157,12 @@ def make_views(
             f"rotation is {rotation} and jitter {jitter}: the first is an angle, 0 or larger, the "
             "second is in [0, 0.5]"
         )
-    if teacher_size < 0 or (teacher_size and (cutout or policy)):
+    if not 0 <= noise <= 1:
+        raise UserError(f"noise is {noise}: it is a probability, from 0 to 1")
+    if teacher_size < 0 or (teacher_size and (cutout or policy or noise)):
         raise UserError(
-            f"teacher_size is {teacher_size}, cutout {cutout} and policy {policy!r}: the size is a "
-            "side in pixels, and 0 with cutout or a policy"
+            f"teacher_size is {teacher_size}, cutout {cutout}, noise {noise} and policy "
+            f"{policy!r}: the size is a side in pixels, and 0 with cutout, noise or a policy"
         )
 
     chosen = None
@@ -159,6 +170,8 @@ def make_views(
     if policy:
         chosen = policies.create(policy, operations=policy_ops, magnitude=policy_magnitude)
         order = chosen.order
+    first = order.index("crop") if crop_last else order.index("flip") + 1
+    order = (*order[:first], "changes", *order[first:], "noise")
 
     def crop_of(rng: Array, image: Array, size: int) -> Array:
         if crop == "inception" and not cropped:
@@ -171,11 +184,13 @@ def make_views(
                 image = augment.padded_crop(rng, image, padding)
         return augment.resize(image, size)
 
-    def turned(rng: Array, image: Array) -> Array:
+    def changed(rng: Array, image: Array) -> Array:
         # The keys before these are those of `one_view` and of the policy.
-        rotation_key, jitter_key = jax.random.split(rng, 6)[4:]
+        rotation_key, jitter_key, flip_key = jax.random.split(rng, 7)[4:]
         if rotation:
             image = augment.rotation(rotation_key, image, rotation)
+        if vertical_flip:
+            image = augment.vertical_flip(flip_key, image)
         return augment.jitter(jitter_key, image, jitter) if jitter else image
 
     def one_view(rng: Array, image: Array, size: int, steps: Sequence[str]) -> Array:
@@ -183,10 +198,14 @@ def make_views(
         for step in steps:
             if step == "crop":
                 image = crop_of(crop_key, image, size)
-            elif step == "flip":
-                image = turned(rng, augment.flip(flip_key, image) if flip else image)
+            elif step == "flip" and flip:
+                image = augment.flip(flip_key, image)
+            elif step == "changes":
+                image = changed(rng, image)
             elif step == "cutout" and cutout:
                 image = augment.cutout(cutout_key, image, cutout, jnp.asarray(fill))
+            elif step == "noise" and noise:
+                image = augment.noise(jax.random.split(rng, 8)[7], image, noise)
         return image
 
     def all_views(keys: Array, images: Array, size: int) -> Array:

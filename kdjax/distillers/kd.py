@@ -4,10 +4,7 @@ Hinton et al. 2015, "Distilling the knowledge in a neural network".
 """
 
 import dataclasses
-import math
-from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 
 from kdjax import losses
@@ -15,17 +12,17 @@ from kdjax.distillers.combine import for_each_teacher
 from kdjax.types import Array, Context, Distiller, MethodLoss, Outputs, UserError, Variables
 
 DISTANCES = ("kl", "hard", "euclidean")
-
-
-COMBINATIONS = ("losses", "probabilities")
+COMBINATIONS = ("losses", "probabilities", "ensemble")
 
 
 def kd(*, temperature: float = 4.0, distance: str = "kl", combine: str = "losses") -> Distiller:
     """T^2 KL(teacher || student) between the softened softmaxes (eq. 1).
 
     With several teachers, their losses are averaged (MKD of the survey), or their softened
-    probabilities are, which are the target then (Hinton et al. 2015, section 3). Function
-    matching (Beyer et al. 2022) is this loss alone, on views shared by both networks.
+    probabilities are, which are the target then (Hinton et al. 2015, section 3), or they are one
+    ensemble, whose logits are the logarithm of their mean probability and are divided by T
+    (Stanton et al. 2021). Function matching (Beyer et al. 2022) is this loss alone, on views shared
+    by both networks.
 
     Taps: logits. Trains: only the student. Usual weight: 0.9, with 0.1 for cross-entropy
     (RepDistiller); 1 alone for function matching.
@@ -35,8 +32,9 @@ def kd(*, temperature: float = 4.0, distance: str = "kl", combine: str = "losses
       distance: one of `DISTANCES`, the distances that Beyer et al.'s code trains with
         (big_vision, evaluators/proj/distill/distance.py): `kl`, as above; `hard`,
         cross-entropy with the teacher's most probable class; `euclidean`, between the logits.
-      combine: one of `COMBINATIONS`, what is averaged over several teachers; `probabilities`
-        only with `kl`.
+      combine: one of `COMBINATIONS`, what is averaged over several teachers: their `losses`,
+        their `probabilities` at T, or those at T = 1, which are then softened (`ensemble`). But
+        for `losses`, only with `kl`.
 
     Raises:
       UserError: on an unknown distance or combination.
@@ -46,8 +44,8 @@ def kd(*, temperature: float = 4.0, distance: str = "kl", combine: str = "losses
     ):  # fmt: skip
         if given not in allowed:
             raise UserError(f"unknown {what} {given!r}: choose from {', '.join(allowed)}")
-    if combine == "probabilities" and distance != "kl":
-        raise UserError(f"combine is 'probabilities' and distance {distance!r}: it must be 'kl'")
+    if combine != "losses" and distance != "kl":
+        raise UserError(f"combine is {combine!r} and distance {distance!r}: it must be 'kl'")
 
     def loss(variables: Variables, context: Context) -> MethodLoss:
         student, teacher = context.student.logits, context.teacher.logits
@@ -68,14 +66,9 @@ def kd(*, temperature: float = 4.0, distance: str = "kl", combine: str = "losses
         return each.init(rng, dataclasses.replace(context, teachers=context.teachers[:1]))
 
     def joint_loss(variables: Variables, context: Context) -> MethodLoss:
-        teachers = _mean_teacher(context.teachers, temperature)
-        return each.loss(variables, dataclasses.replace(context, teachers=teachers))
+        softening = temperature if combine == "probabilities" else 1.0
+        logits = jnp.stack([teacher.logits for teacher in context.teachers])
+        joint = Outputs(softening * losses.ensemble(logits / softening), {})
+        return each.loss(variables, dataclasses.replace(context, teachers=(joint,)))
 
     return Distiller(init, joint_loss)
-
-
-def _mean_teacher(teachers: Sequence[Outputs], temperature: float) -> tuple[Outputs, ...]:
-    """One teacher whose softened probabilities are the mean of the given ones."""
-    log_p = jnp.stack([jax.nn.log_softmax(teacher.logits / temperature) for teacher in teachers])
-    mean = jax.nn.logsumexp(log_p, axis=0) - math.log(len(teachers))
-    return (Outputs(temperature * mean, {}),)

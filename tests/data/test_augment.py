@@ -213,3 +213,27 @@ def test_hue_has_an_amount_of_its_own():
     # The largest channel, HSV's value, does not depend on the hue.
     assert np.abs(turned - colored).max() > 0.1
     np.testing.assert_allclose(turned.max(-1), np.asarray(colored).max(-1), atol=1.5 / 255)
+
+
+def test_a_vertical_flip_mirrors_top_and_bottom_half_of_the_time():
+    turned = np.asarray(jax.vmap(lambda key: augment.vertical_flip(key, _image()))(_keys(400)))
+    same = (turned == _image()).all((1, 2, 3))
+    mirrored = (turned == _image()[::-1]).all((1, 2, 3))
+    assert (same ^ mirrored).all()
+    # Binomial(400, 1/2), as for `flip`.
+    assert abs(mirrored.sum() - 200) < 40
+
+
+def test_noise_replaces_whole_images_by_uniform_pixels_with_its_probability():
+    image = np.full((8, 8, 3), 2.0, np.float32)
+    noisy = np.asarray(jax.vmap(lambda key: augment.noise(key, image, 0.2))(_keys(500)))
+    replaced = (noisy != 2.0).all((1, 2, 3))
+    assert (replaced | (noisy == 2.0).all((1, 2, 3))).all()
+    # Binomial(500, 0.2) has a standard deviation of 9.
+    assert abs(replaced.sum() - 100) < 36
+    pixels = noisy[replaced]
+    assert 0 <= pixels.min() < pixels.max() <= 1
+    # A tenth of at least 12,000 pixels is in each tenth of [0, 1].
+    shares = np.histogram(pixels, 10, (0, 1))[0] / pixels.size
+    np.testing.assert_allclose(shares, 0.1, atol=0.012)
+    assert len({one.tobytes() for one in pixels}) == len(pixels)

@@ -201,6 +201,49 @@ def test_examples_of_one_batch_are_augmented_differently():
     assert len({view.tobytes() for view in np.asarray(seen.student)}) > B // 2
 
 
+def test_with_crop_last_the_view_is_a_window_of_the_turned_image():
+    """A rotation leaves black corners in a white image."""
+    white = jnp.full((32, SIZE, SIZE, 3), 255, jnp.uint8)
+
+    def seen(**options):
+        make = _make(rotation=45.0, **options)
+        return np.asarray(make(_key(), white, jnp.zeros(32, int)).student)[..., 0]
+
+    def are_windows(images):
+        """Of each image, whether it is a window of the turned one with a border, or its mirror."""
+        for image, turned in zip(images, seen(crop="none", flip=False), strict=True):
+            padded = np.pad(turned, 2)
+            found = [padded[y : y + SIZE, x : x + SIZE] for y in range(5) for x in range(5)]
+            yield any(np.array_equal(image, w) or np.array_equal(image, w[:, ::-1]) for w in found)
+
+    assert all(are_windows(seen(padding=2, crop_last=True)))
+    # Otherwise the border is turned, too.
+    assert sum(are_windows(seen(padding=2))) < 16
+
+
+@pytest.mark.parametrize("crop_last", [False, True])
+def test_vertical_flips_are_drawn_independently_of_horizontal_ones(crop_last):
+    one = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3))
+    images = jnp.asarray(np.repeat(one, 200, axis=0), jnp.uint8)
+    make = _make(crop="none", vertical_flip=True, crop_last=crop_last)
+    seen = np.asarray(make(_key(), images, jnp.zeros(200, int)).student)
+    plain = _pixels(images[0])
+    forms = [plain, plain[:, ::-1], plain[::-1], plain[::-1, ::-1]]
+    counts = [sum(np.allclose(image, form) for image in seen) for form in forms]
+    assert sum(counts) == 200
+    # Binomial(200, 1/4) has a standard deviation of 6.
+    assert min(counts) > 25
+
+
+def test_noise_is_the_last_step_and_the_same_for_a_consistent_teacher(images):
+    seen = _make(**AUGMENTED, noise=1.0)(_key(), images, LABELS)
+    chex.assert_trees_all_equal(seen.teacher, seen.student)
+    # Neither the crop's black border nor the square that was cut out is left.
+    assert not np.any(np.asarray(seen.student) == 0)
+    assert not np.any(np.asarray(seen.student) == 0.5)
+    np.testing.assert_array_equal(seen.labels, np.eye(K)[LABELS])
+
+
 def test_a_policy_is_applied_in_the_order_of_its_code(images):
     """Policies that shift everything out leave grey or black where crop and flip come first."""
     white = jnp.full((B, SIZE, SIZE, 3), 255, jnp.uint8)
@@ -276,12 +319,14 @@ def test_weights_per_example_do_not_depend_on_the_number_of_devices(images):
         ({"crop": "middle"}, "unknown crop 'middle': choose from none, padded, random, inception"),
         (
             {"teacher_size": -1},
-            "teacher_size is -1, cutout 0 and policy '': the size is a side in pixels",
+            "teacher_size is -1, cutout 0, noise 0.0 and policy '': the size is a side in pixels",
         ),
         (
             {"teacher_size": 9, "cutout": 2},
-            "teacher_size is 9, cutout 2 and policy '': .* 0 with cutout",
+            "teacher_size is 9, cutout 2, noise 0.0 and policy '': .* 0 with cutout",
         ),
+        ({"teacher_size": 9, "noise": 0.5}, "teacher_size is 9, cutout 0, noise 0.5"),
+        ({"noise": 1.5}, "noise is 1.5: it is a probability, from 0 to 1"),
         ({"policy": "mixup"}, "unknown policy 'mixup': choose from autoaugment_cifar10, randaug"),
         (
             {"policy": "randaugment", "policy_magnitude": 40},

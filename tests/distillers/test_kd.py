@@ -56,11 +56,29 @@ def test_the_mean_of_probabilities_is_the_target_of_an_ensemble():
     np.testing.assert_allclose(_loss(TEACHERS[0], **arguments), alone, rtol=1e-5)
 
 
+def test_the_target_of_an_ensemble_is_its_probability_at_t_1_softened_afterwards():
+    log_s = np.array([2.0, 0.0, 1.0]) / 3
+    log_s -= np.log(np.exp(log_s).sum())
+    mean = np.mean([np.exp(t[0]) / np.exp(t[0]).sum() for t in map(np.array, TEACHERS)], 0)
+    p = mean ** (1 / 3) / (mean ** (1 / 3)).sum()
+    expected = 9 * np.sum(p * (np.log(p) - log_s))
+    arguments = dict(temperature=3.0, combine="ensemble")
+    np.testing.assert_allclose(_loss(*TEACHERS, **arguments), [expected], rtol=1e-5)
+    other = _loss(*TEACHERS, temperature=3.0, combine="probabilities")[0]
+    assert abs(other - expected) > 0.1
+    # At T = 1 there is no difference between the two, and with one teacher none at any T.
+    both = [_loss(*TEACHERS, temperature=1.0, combine=one) for one in ("ensemble", "probabilities")]
+    np.testing.assert_allclose(*both, rtol=1e-5)
+    alone = _loss(TEACHERS[0], temperature=3.0)
+    np.testing.assert_allclose(_loss(TEACHERS[0], **arguments), alone, rtol=1e-5)
+
+
 def test_combinations_are_checked():
     with pytest.raises(UserError, match="unknown combine 'votes': choose from losses, prob"):
         distillers.create("kd", combine="votes")
-    with pytest.raises(UserError, match="combine is 'probabilities' and distance 'hard'"):
-        distillers.create("kd", combine="probabilities", distance="hard")
+    for combine in ("probabilities", "ensemble"):
+        with pytest.raises(UserError, match=f"combine is '{combine}' and distance 'hard'"):
+            distillers.create("kd", combine=combine, distance="hard")
 
 
 def test_an_unknown_distance_is_named():

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import networks
+from experiments import evaluation, networks
 from experiments.data import PhaseSplit
 from experiments.evaluation import CropAverage, TeacherLogits
 from experiments.networks import TrainedNetwork
@@ -53,6 +53,22 @@ def test_a_teacher_of_another_resolution_is_evaluated_on_the_resized_square(teac
         np.testing.assert_allclose(jax.nn.softmax(logits), expected, rtol=1e-4)
     # Both resolutions are known, each under its own key.
     assert set(split.teacher_logits) == {("t", 0), ("t", 9)}
+
+
+def test_the_joint_prediction_of_teachers_is_their_mean_probability(teacher, monkeypatch):
+    monkeypatch.setattr(evaluation, "_BATCH_SIZE", 4)
+    devices, split = parallel.Devices(jax.local_devices()[:1]), _split()
+    shifted = jax.tree.map(lambda x: x + 0.5, teacher.variables)
+    both = [devices.replicate(variables) for variables in (teacher.variables, shifted)]
+    placed = {f"t{i}": teacher._replace(variables=one) for i, one in enumerate(both)}
+    of = TeacherLogits(placed, SIZE, devices)
+    p, q = (jax.nn.softmax(logits) for logits in of.each(split))
+    assert np.abs(p - q).max() > 0.01
+    np.testing.assert_allclose(jax.nn.softmax(of.joint(split)), (p + q) / 2, atol=1e-6)
+    # One teacher's logits are left as they are, and without teachers there are none.
+    alone = TeacherLogits({"t0": placed["t0"]}, SIZE, devices)
+    np.testing.assert_array_equal(alone.joint(split), of.each(split)[0])
+    assert TeacherLogits({}, SIZE, devices).joint(split) is None
 
 
 def test_a_teacher_of_another_resolution_sees_the_whole_image_resized_to_it(teacher):

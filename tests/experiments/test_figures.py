@@ -1,9 +1,10 @@
-"""Plots of accuracy over a varied value."""
+"""Plots of accuracy over a varied value, and of one figure against another."""
 
+import numpy as np
 import pytest
 
 from configs import common
-from configs.tables import add_figure, measured
+from configs.tables import add_figure, add_scatter, measured
 from experiments import figures, report
 
 FIGURES = {"model": "m", "parameters": 1, "steps": 1, "seconds": 1.0, "images_per_second": 1.0}
@@ -39,10 +40,10 @@ class _Cells:
 def test_points_are_means_and_deviations_in_order_of_the_varied_value():
     phases = {"zero": _Cells(0.25), "ten": _Cells(0.5, 0.75), "one": _Cells()}
     assert figures.points(list(SERIES["here"].items()), phases) == [
-        (0.0, 0.25, 0.0),
-        (10.0, 0.625, pytest.approx(0.1767767)),
+        (0.0, 0.25, 0.0, 0.0),
+        (10.0, 0.625, pytest.approx(0.1767767), 0.0),
     ]
-    assert figures.points([(2, 0.5), (1, 0.25)], {}) == [(1, 0.25, 0), (2, 0.5, 0)]
+    assert figures.points([(2, 0.5), (1, 0.25)], {}) == [(1, 0.25, 0, 0), (2, 0.5, 0, 0)]
 
 
 def test_a_run_draws_its_points_with_error_bars_beside_the_printed_ones_and_the_range(tmp_path):
@@ -68,3 +69,52 @@ def test_without_points_of_this_run_nothing_is_drawn_and_a_figure_is_no_table(tm
     report.write(summary, tmp_path)
     assert not (tmp_path / "beta.png").exists()
     assert len(report.tables(summary)) == 1
+
+
+POINTS = {
+    "mixup": [(measured("mixup", "agreement"), measured("mixup", "nll", ".3f")), (0.855, 1.25)],
+    "baseline": [(measured("none", "agreement"), measured("none", "nll", ".3f")), (0.835, 1.5)],
+}
+
+
+def test_a_scatter_has_deviations_of_both_figures_and_a_papers_points_as_crosses(tmp_path):
+    config = common.base()
+    add_scatter(config, "points", caption="c", x_label="agreement", y_label="NLL", series=POINTS)
+    tests = [{"agreement": 0.8, "nll": 1.0}, {"agreement": 0.9, "nll": 3.0}]
+    phases = {
+        f"mixup_seed{i}": {**FIGURES, "phase": "mixup", "test": {"accuracy": 0.5, **test}}
+        for i, test in enumerate(tests)
+    }
+    summary = {"config": config.to_dict(), "phases": phases}
+    report.write(summary, tmp_path)
+    assert (tmp_path / "points.png").read_bytes().startswith(b"\x89PNG")
+    assert len(report.tables(summary)) == 1
+    described = config.to_dict()["report"]["points"]
+    (axes,) = figures.make(described, report._measured(summary)).axes
+    ours, printed, other = axes.containers
+    assert ours[0].get_xydata().tolist() == [[pytest.approx(0.85), 2.0]]
+    (across,), (up,) = (bars.get_segments() for bars in ours[2])
+    assert np.ptp(across, axis=0) == pytest.approx([2 * 0.0707107, 0])
+    assert np.ptp(up, axis=0) == pytest.approx([0, 2 * 1.4142136])
+    assert [bars[0].get_xydata().tolist() for bars in (printed, other)] == [
+        [[0.855, 1.25]], [[0.835, 1.5]],
+    ]  # fmt: skip
+    assert [bars[0].get_marker() for bars in axes.containers] == ["o", "x", "x"]
+    assert ours[0].get_color() == printed[0].get_color() != other[0].get_color()
+    _, labels = axes.get_legend_handles_labels()
+    assert labels == ["mixup", "baseline"]
+    # Agreement is in percent, by its format, and NLL is not.
+    assert axes.xaxis.get_major_formatter()(0.5, 0) == "50.0%"
+    assert "%" not in axes.yaxis.get_major_formatter()(0.5, 0)
+
+
+def test_a_scatter_without_points_of_this_run_is_not_drawn_and_halves_of_points_are_refused():
+    config = common.base()
+    add_scatter(config, "points", caption="c", x_label="x", y_label="y", series=POINTS)
+    nothing = {"mixup": _Cells(), "none": _Cells()}
+    assert figures.make(config.to_dict()["report"]["points"], nothing) is None
+    with pytest.raises(ValueError, match=r"mixup: .* is half a point"):
+        add_scatter(
+            config, "half", caption="c", x_label="x", y_label="y",
+            series={"mixup": [(measured("mixup"), 0.5)]},
+        )  # fmt: skip

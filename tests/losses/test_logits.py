@@ -84,6 +84,17 @@ def test_the_gradient_of_kd_is_t_times_the_difference_of_softened_softmaxes():
     np.testing.assert_allclose(gradient, temperature * (q - p), atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [3.0, 1e4])
+def test_the_softmax_of_an_ensemble_is_the_mean_of_the_networks(size):
+    logits = np.stack([_logits(seed) for seed in range(3)]) / 3 * size
+    ensemble = losses.ensemble(jnp.asarray(logits))
+    mean = scipy.special.softmax(logits.astype(np.float64), axis=-1).mean(0)
+    np.testing.assert_allclose(np.exp(np.asarray(ensemble, np.float64)), mean, atol=2e-6)
+    # With one network it is that network, up to a constant of each example.
+    alone = np.asarray(losses.ensemble(jnp.asarray(logits[:1]))) - logits[0]
+    np.testing.assert_allclose(alone - alone[:, :1], 0, atol=1e-6 * size)
+
+
 def test_hard_kd_is_the_negative_log_probability_of_the_teachers_best_class():
     student, teacher = _logits(0), _logits(1)
     log_p = scipy.special.log_softmax(student.astype(np.float64), axis=-1)
