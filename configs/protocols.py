@@ -68,6 +68,11 @@ def digits(config: ConfigDict) -> None:
     config.student.update(shots=4, epochs=640.0, eval_every=80.0)
 
 
+def data_name(data: str) -> str:
+    """What `data.name` calls a data set, which may go by the papers' bare name."""
+    return f"tfds:{data}" if data in _TFDS else data
+
+
 def protocol(config: ConfigDict, data: str, name: str = "") -> None:
     """Sets the data of a config and how a paper trains on it.
 
@@ -91,7 +96,7 @@ def protocol(config: ConfigDict, data: str, name: str = "") -> None:
         if not name:
             return
     else:
-        config.data.name = f"tfds:{data}" if data in _TFDS else data
+        config.data.name = data_name(data)
         config.eval_every = 6.0
     config.train.update(training(name or "crd", data))
     for network in (config.teacher, config.student):

@@ -7,16 +7,33 @@ Each is described, with its arguments, where its family is:
 - `configs/recipes_survey.py`: `takd`, `mkd`, `uda`, `uda_unlabelled`, `unlabelled`, `ab`,
   `feature_losses`, `dual`.
 - `configs/recipes_properties.py`: `properties`, `properties_mnist`.
+- `configs/recipes_fidelity.py`: `fidelity_data`, `fidelity_augmentation`, `fidelity_split`,
+  `fidelity_mnist`.
+- `configs/recipes_fidelity_teachers.py`: `fidelity_temperature`, `fidelity_ensemble`,
+  `fidelity_labels`, `fidelity_capacity`.
+- `configs/recipes_fidelity_start.py`: `fidelity_init`, `fidelity_optimizer`, `fidelity_start`.
 """
 
 from types import ModuleType
 
 from ml_collections import ConfigDict
 
-from configs import recipes_properties, recipes_survey
+from configs import (
+    recipes_fidelity,
+    recipes_fidelity_start,
+    recipes_fidelity_teachers,
+    recipes_properties,
+    recipes_survey,
+)
 from kdjax.types import UserError
 
-_FAMILIES: tuple[ModuleType, ...] = (recipes_survey, recipes_properties)
+_FAMILIES: tuple[ModuleType, ...] = (
+    recipes_survey,
+    recipes_properties,
+    recipes_fidelity,
+    recipes_fidelity_teachers,
+    recipes_fidelity_start,
+)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

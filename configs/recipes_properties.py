@@ -209,7 +209,7 @@ def _properties_mnist(args: ConfigDict) -> ConfigDict:
         config = common.base()
         config.teacher.model = config.student.model = "mnist_cnn"
         _mnist_protocol(config)
-        base = "tfds:mnist" if args.data == "mnist" else args.data
+        base = protocols.data_name(args.data)
         textures = args.textures or "tfds:cifar10"
     config.data.name = f"domains:plain:{base}"
     source = f"{base}@{textures}" if textures else base

@@ -1,0 +1,26 @@
+"""A network that is compiled in a second, for runs of configs of many phases."""
+
+import flax.linen as nn
+
+from kdjax import Outputs
+from kdjax.models import Model
+
+
+class Tiny(Model):
+    """One convolution, a norm, and a linear layer; named `tiny_network:Tiny`.
+
+    Attributes:
+      norm: batch or layer.
+      width: channels.
+    """
+
+    norm: str = "batch"
+    width: int = 4
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = self.check_images(images)
+        norm = self.layer_norm() if self.norm == "layer" else self.batch_norm(train)
+        x = nn.relu(norm(name="norm")(self.conv(self.width, 3, stride=2, name="conv")(x)))
+        x = x.mean((1, 2))
+        return Outputs(self.classifier(x, name="fc"), {"pre_logits": x})
