@@ -17,9 +17,10 @@ class Protocol(NamedTuple):
       learning_rate: initial.
       light_learning_rate: initial, for MobileNets and ShuffleNets.
       nesterov: whether momentum is Nesterov's.
-      boundaries: shares of the run at which the learning rate falls to a tenth.
+      boundaries: shares of the run at which the learning rate is multiplied by `decay_rate`.
       mean: of the normalisation on CIFAR, per channel; () is that of the data set.
       std: as `mean`.
+      decay_rate: see `boundaries`.
     """
 
     epochs: float
@@ -30,6 +31,7 @@ class Protocol(NamedTuple):
     boundaries: tuple[float, ...]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    decay_rate: float = 0.1
 
 
 PROTOCOLS = {
@@ -43,6 +45,13 @@ PROTOCOLS = {
         240.0, 128, 0.1, 0.02, True, (151 / 240, 181 / 240, 211 / 240),
         mean=(125.3 / 255, 123.0 / 255, 113.9 / 255),
         std=(63.0 / 255, 62.1 / 255, 66.7 / 255),
+    ),
+    # Zagoruyko & Komodakis 2017: attention transfer.
+    "at": Protocol(
+        200.0, 128, 0.1, 0.1, False, (0.3, 0.6, 0.8),
+        mean=(125.3 / 255, 123.0 / 255, 113.9 / 255),
+        std=(63.0 / 255, 62.1 / 255, 66.7 / 255),
+        decay_rate=0.2,
     ),
 }  # fmt: skip
 # Data sets of the papers, which go by their bare names.
@@ -122,7 +131,12 @@ def training(name: str, data: str, model: str = "") -> dict[str, Any]:
         mean=chosen.mean if small else (),
         std=chosen.std if small else (),
         optimizer=dict(learning_rate=rate, nesterov=chosen.nesterov),
-        schedule=dict(name="step", boundaries=chosen.boundaries, decay_rate=0.1, unit="fraction"),
+        schedule=dict(
+            name="step",
+            boundaries=chosen.boundaries,
+            decay_rate=chosen.decay_rate,
+            unit="fraction",
+        ),
     )
 
 

@@ -12,6 +12,8 @@ Each is described, with its arguments, where its family is:
 - `configs/recipes_fidelity_teachers.py`: `fidelity_temperature`, `fidelity_ensemble`,
   `fidelity_labels`, `fidelity_capacity`.
 - `configs/recipes_fidelity_start.py`: `fidelity_init`, `fidelity_optimizer`, `fidelity_start`.
+- `configs/recipes_capacity.py`: `capacity`, `born_again`, `chain`.
+- `configs/recipes_early.py`: `eskd`, `early_teacher`.
 """
 
 from types import ModuleType
@@ -19,6 +21,8 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from configs import (
+    recipes_capacity,
+    recipes_early,
     recipes_fidelity,
     recipes_fidelity_start,
     recipes_fidelity_teachers,
@@ -33,6 +37,8 @@ _FAMILIES: tuple[ModuleType, ...] = (
     recipes_fidelity,
     recipes_fidelity_teachers,
     recipes_fidelity_start,
+    recipes_capacity,
+    recipes_early,
 )
 
 

@@ -117,7 +117,8 @@ def measured(phase: str, figure: str = "accuracy", form: str = ".2%", split: str
 
     Args:
       phase: name of the phase; the cell is empty if there is none.
-      figure: key of the split's metrics.
+      figure: key of the split's metrics; or `error`, `teacher_error` or `disagreement`, which are
+        1 - `accuracy`, `teacher_accuracy` or `agreement`.
       form: format of the figure.
       split: `train`, `validation` or `test`.
     """

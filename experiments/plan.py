@@ -176,6 +176,9 @@ def make_plan(
     teachers = _teachers(name, phase_members, known, checks.is_data_free(config))
     phase_data = _data(config, run_data, phase_members[0].seed)
     attributes = _network_attributes(config, phase_data, teachers)
+    if source := known.get(phase_members[0].continue_from):
+        # What goes on is one network, whatever the phase could measure.
+        attributes |= {"mean": source.mean, "std": source.std}
     phase_data = _with_images(name, config, run_data, phase_data)
     action: Load | Train | Ensemble
     if config.ensemble:

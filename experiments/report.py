@@ -164,6 +164,14 @@ def _measured(summary: Mapping[str, Any]) -> "_Phases":
     )
 
 
+# Figures that are 1 - another.
+_COMPLEMENTS = {
+    "error": "accuracy",
+    "teacher_error": "teacher_accuracy",
+    "disagreement": "agreement",
+}
+
+
 class _Figures:
     """One figure of all members of a phase; formatted as mean and sample deviation.
 
@@ -175,6 +183,8 @@ class _Figures:
         self.values = values
 
     def __getitem__(self, key: str) -> "_Figures":
+        if key in _COMPLEMENTS:
+            return _Figures([1 - value for value in self[_COMPLEMENTS[key]].values])
         return _Figures([value[key] for value in self.values if key in value])
 
     def __format__(self, form: str) -> str:
