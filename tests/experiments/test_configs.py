@@ -59,6 +59,9 @@ CASES = [
     (recipes, "fidelity_capacity,m=1"),
     (recipes, "fidelity_init,lambdas=0/1"),
     (recipes, "fidelity_mnist"),
+    (recipes, "capacity,teachers=wrn_10_1/wrn_10_2"),
+    (recipes, "eskd"),
+    (recipes, "chain"),
     (survey, "table=1,cells=printed"),
     (survey, "table=2"),
     (survey, "table=3,data=cifar10"),
@@ -295,7 +298,7 @@ def test_methods_with_a_first_phase_have_two_phases():
         (choices, "figure=5", "there is no table=0,figure=5"),
         (distill, "studnt=x", "unknown config argument 'studnt': choose from methods, teacher"),
         (distill, "methods=kd+nothing", "unknown method 'nothing'"),
-        (distill, "protocol=crq", "unknown protocol 'crq': choose from crd, survey, review"),
+        (distill, "protocol=crq", "unknown protocol 'crq': choose from crd, survey, review, at"),
         (distill, "scratch=maybe", "scratch='maybe' is not int"),
     ],
 )

@@ -1,5 +1,7 @@
 """The recipes of Cho & Hariharan 2019: which teachers make good students, and when to stop."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -99,7 +101,7 @@ def test_the_student_goes_on_at_its_place_in_the_schedule(stopped):
     assert len(set(full)) == len(full) == 4
     parts = [learning_rates(workdir, name) for name in ("eskd_50_kd", "eskd_50")]
     assert [len(part) for part in parts] == [2, 2]
-    assert sum(parts, []) == pytest.approx(full)
+    assert [*parts[0], *parts[1]] == pytest.approx(full)
     # The optimiser has made four steps.
     stored = checkpoint.Checkpoints(workdir / "eskd_50" / "checkpoints", read_only=True)
     arrays, _ = stored.read(2)
@@ -159,18 +161,24 @@ def test_an_early_stopped_teacher_is_annealed_to_its_own_end():
 
 
 def test_short_teachers_teach_a_student_each(tmp_path):
-    epochs = "/".join(f"{steps * TEACHER_STEP:.3f}" for steps in (1, 2))
-    config = small(f"early_teacher,stop=.5,epochs={epochs}")
-    summary, _ = execute(config, tmp_path / "run")
+    # One step and two.
+    summary, _ = execute(small("early_teacher,epochs=.1/.05"), tmp_path / "run")
     phases = summary["phases"]
-    short, long = "0_053", "0_107"
-    assert [phases[f"teacher_{name}"]["steps"] for name in (short, long)] == [1, 2]
-    for name in (short, long):
+    assert [phases[f"teacher_{name}"]["steps"] for name in ("0_05", "0_1")] == [1, 2]
+    for name in ("0_05", "0_1"):
         teacher = phases[f"teacher_{name}"]["test"]["accuracy"]
         assert phases[f"kd_{name}"]["test"]["teacher_accuracy"] == teacher
     *ours, none = rows_here(summary)
-    assert all(all(row) for row in ours)
+    assert [row[:2] for row in ours] == [["wrn_16_2", "0.05"], ["wrn_16_2", "0.1"]]
+    assert all(all(row[:-1]) for row in ours)
     assert none[3] == f"{1 - phases['scratch']['test']['accuracy']:.2%}"
+
+
+def test_students_of_early_stopped_teachers_may_stop_early_themselves():
+    phases = recipes.get_config("early_teacher,epochs=20/50,stop=.5,data=cifar10").phases
+    assert phases.eskd_20_kd.teachers == ("teacher_20",)
+    assert (phases.eskd_20.continue_from, phases.eskd_20.teachers) == ("eskd_20_kd", ())
+    assert (phases.eskd_20.epochs, phases.eskd_50_kd.epochs) == (100, 100)
 
 
 def test_a_kept_teacher_is_that_of_its_epoch(tmp_path):
@@ -181,6 +189,7 @@ def test_a_kept_teacher_is_that_of_its_epoch(tmp_path):
         config = small(f"early_teacher,source=checkpoint,epochs={epochs}")
         # A run that ends there is the same one if its rate is.
         config.teacher.schedule.name = "constant"
+        del config.phases["scratch"]
         phases = execute(config, tmp_path / name)[0]["phases"]
         accuracies[name] = {
             phase: result["test"]["teacher_accuracy"]
@@ -226,6 +235,21 @@ def test_teachers_differ_in_width_or_in_depth_alone():
     assert other == ["resnet20", "resnet56"]
 
 
+@pytest.mark.parametrize(
+    "arg",
+    ["capacity", "eskd", "early_teacher", "early_teacher,source=checkpoint", "born_again", "chain"],
+)
+def test_cells_with_our_figures_name_phases_that_there_are(arg):
+    config = recipes.get_config(arg)
+    named = set(re.findall(r"{(\w+)\[", str(config.report.to_dict())))
+    # Without `stop` there are no students by early-stopped KD.
+    named = {name for name in named if not (arg.startswith("early") and name.startswith("eskd"))}
+    # And there is no ensemble of one network.
+    named -= {"ensemble_generations_1", "ensemble_scratch_1"}
+    assert named
+    assert named <= set(config.phases)
+
+
 def test_tables_have_the_papers_numbers():
     table = recipes.get_config("capacity").report.paper
     rows = [[row[i] for i in (0, 1, 3, 5, 7)] for row in table.rows if row[0] != "wrn_10_1"]
@@ -240,21 +264,21 @@ def test_tables_have_the_papers_numbers():
     assert {row[3] for row in rows} == {"30.24"}
 
 
-def test_a_chain_ends_in_a_student_beside_one_of_a_medium_teacher_from_scratch(tmp_path):
-    config = recipes.get_config("chain,data=cifar10")
-    models = {name: phase.model for name, phase in config.phases.items()}
-    assert models == {
-        "teacher": "wrn_16_8", "medium_1": "wrn_16_3", "medium_scratch": "wrn_16_3",
-        "scratch": "wrn_16_1", "chain": "wrn_16_1", "direct": "wrn_16_1", "large": "wrn_16_1",
-    }  # fmt: skip
-    summary, _ = execute(small("chain,models=resnet14/resnet8/resnet8"), tmp_path / "run")
-    phases = {name: result["test"] for name, result in summary["phases"].items()}
-    for student, teacher in {
-        "chain": "medium_1", "medium_1": "teacher", "direct": "medium_scratch", "large": "teacher",
-    }.items():  # fmt: skip
-        assert phases[student]["teacher_accuracy"] == phases[teacher]["accuracy"]
-    assert "teacher_accuracy" not in phases["medium_scratch"]
-    assert all(all(row) for row in rows_here(summary)[:3])
+def test_a_chain_ends_in_a_student_beside_one_of_a_medium_teacher_from_scratch():
+    phases = recipes.get_config("chain,data=cifar10").phases
+    assert {name: (phase.model, phase.teachers) for name, phase in phases.items()} == {
+        "teacher": ("wrn_16_8", ()),
+        "medium_1": ("wrn_16_3", ("teacher",)),
+        "medium_scratch": ("wrn_16_3", ()),
+        "scratch": ("wrn_16_1", ("teacher",)),
+        "chain": ("wrn_16_1", ("medium_1",)),
+        "direct": ("wrn_16_1", ("medium_scratch",)),
+        "large": ("wrn_16_1", ("teacher",)),
+    }
+    # The medium networks are teachers, and have all images of the digits.
+    digits = recipes.get_config("chain").phases
+    shots = {name for name, phase in digits.items() if phase.shots}
+    assert shots == {"scratch", "chain", "direct", "large"}
 
 
 def test_longer_chains_go_from_teacher_to_teacher():

@@ -50,6 +50,12 @@ def test_seeds_of_a_phase_are_mean_and_deviation():
     assert _filled(config, members) == [["80.00% ± 10.00%"]]
 
 
+def test_errors_are_one_minus_what_was_measured_for_each_seed():
+    config = _described([measured("kd", "error"), measured("kd", "disagreement")])
+    members = {("kd", f"kd_seed{i}"): {"test": {"accuracy": a}} for i, a in enumerate((0.7, 0.9))}
+    assert _filled(config, members) == [["20.00% ± 14.14%", ""]]
+
+
 @pytest.mark.parametrize("result", [None, {}, {"test": {"kl": 0.1}}])
 def test_a_figure_that_was_not_measured_is_an_empty_cell(result):
     members = {} if result is None else {("kd", "kd"): result}
