@@ -46,6 +46,8 @@ def small(arg, teacher_steps=2, student_steps=2):
     config.data.train_examples = 300
     config.log_every = 1
     config.train.batch_size = 16
+    # At the usual 0.1 LeNet stays at chance.
+    config.train.optimizer.learning_rate = 0.01
     config.teacher.epochs = teacher_steps * TEACHER_STEP
     config.student.epochs = student_steps * STUDENT_STEP
     for phase in config.phases.values():
@@ -182,12 +184,10 @@ def test_students_of_early_stopped_teachers_may_stop_early_themselves():
 
 
 def test_a_kept_teacher_is_that_of_its_epoch(tmp_path):
-    lengths = [steps * TEACHER_STEP for steps in (2, 8)]
-    first, last = (f"{length:.3f}" for length in lengths)
     accuracies = {}
-    for name, epochs in (("long", f"{first}/{last}"), ("short", first)):
+    # After two steps and eight. A run that ends sooner is the same if its rate is.
+    for name, epochs in (("long", ".1/.42"), ("short", ".1")):
         config = small(f"early_teacher,source=checkpoint,epochs={epochs}")
-        # A run that ends there is the same one if its rate is.
         config.teacher.schedule.name = "constant"
         del config.phases["scratch"]
         phases = execute(config, tmp_path / name)[0]["phases"]
@@ -196,9 +196,8 @@ def test_a_kept_teacher_is_that_of_its_epoch(tmp_path):
             for phase, result in phases.items()
             if phase.startswith("kd_")
         }
-    student = f"kd_{first}".replace(".", "_")
-    assert accuracies["long"][student] == accuracies["short"][student]
-    assert len(set(accuracies["long"].values())) == 2
+    assert accuracies["long"]["kd_0_1"] == accuracies["short"]["kd_0_1"]
+    assert accuracies["long"]["kd_0_1"] != accuracies["long"]["kd_0_42"]
 
 
 def test_kd_error_is_one_minus_agreement_on_train_and_test(tmp_path):
@@ -330,9 +329,9 @@ def test_a_row_of_an_ensemble_is_the_mean_of_the_probabilities(generations):
         mean = np.mean(each, axis=0)
         result = summary["phases"][name]["test"]
         nll = -np.log(mean[np.arange(len(mean)), test.labels]).mean()
-        assert result["nll"] == pytest.approx(nll, rel=1e-4)
+        assert result["nll"] == pytest.approx(nll, rel=2e-5)
         assert result["accuracy"] == pytest.approx((mean.argmax(-1) == test.labels).mean())
-        assert all(abs(nll - summary["phases"][one]["test"]["nll"]) > 1e-3 for one in members)
+        assert all(abs(nll - summary["phases"][one]["test"]["nll"]) > 2e-4 for one in members)
     ours = rows_here(summary)[1]
     cells = ("generation_2", "ensemble_generations_2", "scratch_2", "ensemble_scratch_2")
     assert ours == ["2"] + [
