@@ -62,6 +62,7 @@ CASES = [
     (recipes, "capacity,teachers=wrn_10_1/wrn_10_2"),
     (recipes, "eskd"),
     (recipes, "chain"),
+    (recipes, "early_teacher,source=checkpoint,epochs=20/35/200"),
     (survey, "table=1,cells=printed"),
     (survey, "table=2"),
     (survey, "table=3,data=cifar10"),
