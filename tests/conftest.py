@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Compilation dominates the time of tests, too short to profit from optimised programs.
@@ -22,6 +23,10 @@ if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 12
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="kdjax-tests-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.01"
+# Subprocesses find the network of small runs.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH")))
+)
 
 import jax
 

@@ -8,5 +8,5 @@ from small_run import execute, small_config
 def finished(tmp_path_factory):
     """The folder of a finished small run."""
     workdir = tmp_path_factory.mktemp("run") / "finished"
-    execute(small_config(), workdir)
+    execute(small_config(), workdir, curves=True)
     return workdir

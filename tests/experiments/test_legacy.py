@@ -24,9 +24,9 @@ def old_config():
     """Renamed keys of a phase, of its optimiser and of a schedule are not at their defaults."""
     config = small_config(grad_accum_steps=2, ema_decay=0.9)
     config.data.train_examples, config.eval_every = 0, 0.06
-    config.train.optimizer.grad_clip_norm = 1.0
+    config.train.optimizer.update(learning_rate=0.1, grad_clip_norm=1.0)
     for group in (config.teacher, config.student, *config.phases.values()):
-        group.model_options.widths = (4, 4, 4, 4)
+        group.model, group.model_options.widths = "resnet8", (4, 4, 4, 4)
     del config.phases["scratch"]
     config.phases.kd.init_from = "teacher"
     config.phases.kd.objective.kd.schedule = dict(

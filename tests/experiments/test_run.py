@@ -48,9 +48,8 @@ def test_the_run_folder_holds_what_is_promised(finished):
     assert summary["seed"] == 0
     assert {"jax", "flax", "optax", "orbax-checkpoint"} <= set(summary["versions"])
     kd = summary["phases"]["kd"]
-    assert kd["model"] == "resnet8"
-    convolutions = 9 * (16 + 2 * 16**2 + 16 * 32 + 32**2 + 32 * 24 + 24**2) + 16 * 32 + 32 * 24
-    assert kd["parameters"] == convolutions + 2 * 3 * (16 + 32 + 24) + (24 + 1) * 10
+    assert kd["model"] == "small_run:Tiny"
+    assert kd["parameters"] == 9 * (16 + 2 * 16**2) + 2 * 3 * 16 + (16 * 8**2 + 1) * 10
     assert kd["steps"] == 6
     assert set(kd["seconds_of"]) == {"steps", "evaluation", "logging", "checkpoints"}
     assert 0 < sum(kd["seconds_of"].values()) < kd["seconds"]
