@@ -1,6 +1,5 @@
 """Every config and variant is read, inherits, and can be planned."""
 
-import functools
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ from configs import (
 )
 from experiments import plan, run
 from kdjax import distillers
-from kdjax import train as training
 from kdjax.types import UserError
 
 CASES = [
@@ -71,15 +69,7 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shapes_known():
-    """Variants have networks in common; each is traced once."""
-    with pytest.MonkeyPatch.context() as patch:
-        known = functools.cache(training.abstract_outputs)
-        patch.setattr(training, "abstract_outputs", known)
-        yield
-
-
+@pytest.mark.usefixtures("shapes_known")
 @pytest.mark.parametrize(
     ("module", "arg"), CASES, ids=[f"{m.__name__}:{a or ''}" for m, a in CASES]
 )
@@ -105,8 +95,7 @@ def test_every_config_has_a_docstring_with_its_command():
 def test_debug_runs_any_config_on_embedded_data(tmp_path):
     config = function_matching.get_config("cifar10")
     config.debug = True
-    config.student.model = config.teacher.model = "resnet8"
-    config.teacher.model_options.widths = config.student.model_options.widths = (8, 8, 8, 8)
+    config.student.model = config.teacher.model = "small_run:Tiny"
     config.data.resize = 8
     del config.phases["scratch"], config.phases["kd"]
     summary, printed = execute(config, tmp_path / "run")

@@ -134,7 +134,8 @@ def test_parts_of_ones_own_are_run_resumed_and_evaluated(folder):
 def test_the_example_of_contributing_runs(folder):
     done = command(
         "experiments.main", f"--config={folder / 'my_config.py'}", f"--workdir={folder / 'example'}",
-        "--config.debug=True", "--config.teacher.model=wrn_10_1",
+        "--config.debug=True", "--config.teacher.model=small_run:Tiny",
+        "--config.student.model=small_run:Tiny",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     row = json.loads((folder / "example/mine/metrics.jsonl").read_text().splitlines()[-1])

@@ -1,6 +1,5 @@
 """Every row of the report's tables runs, and is in its place beside the report's number."""
 
-import functools
 import re
 
 import jax
@@ -289,14 +288,10 @@ def test_figure_6_is_drawn_over_the_weight_with_the_range_of_the_report():
     assert len(review.get_config("figure=6").report.figure_6.series) == 1
 
 
-# Tables have networks in common; each is traced once.
-_SHAPES = functools.cache(train.abstract_outputs)
-
-
+@pytest.mark.usefixtures("shapes_known")
 @pytest.mark.parametrize("table", TABLES)
-def test_every_table_can_be_planned(table, monkeypatch):
+def test_every_table_can_be_planned(table):
     """By both codes. Of Tables 1 and 2 the pair with the smallest networks."""
-    monkeypatch.setattr(train, "abstract_outputs", _SHAPES)
     smallest = {"table=1": "student=resnet20", "table=2": "teacher=wrn_40_2"}
     arg = smallest.get(table, f"untrained={int(table == 'table=3')}")
     for code in CODES:

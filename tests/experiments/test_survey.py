@@ -106,11 +106,10 @@ def test_each_epoch_count_and_what_text_and_code_differ_in():
 
 
 def small(data="digits"):
-    config = parts.base("resnet8", "resnet8", data)
+    config = parts.base("small_run:Tiny", "small_run:Tiny", data)
     config.data.update(resize=8, train_examples=300)
     config.train.update(steps=2, batch_size=16)
     config.student.shots = 0
-    config.teacher.model_options.widths = config.student.model_options.widths = (8, 8, 8, 8)
     return config
 
 
