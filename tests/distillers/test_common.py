@@ -149,10 +149,18 @@ def _uses_logits(name):
     return id(jaxpr.invars[0]) in needed
 
 
-def _state_and_step(distiller, optimizer, teacher, data):
+@functools.cache
+def _data():
+    images, labels = _images(0, EXAMPLES), np.arange(EXAMPLES, dtype=np.int32) % CLASSES
+    return {"images": jnp.asarray(images), "labels": jnp.asarray(labels)}
+
+
+@functools.cache
+def _state_and_step(name):
     """The initial state and the train step of STUDENT."""
-    state = train.init_state(
-        jax.random.key(0),
+    distiller, optimizer = distillers.create(name), optax.sgd(1e-3, momentum=0.9)
+    init = functools.partial(
+        train.init_state,
         student=STUDENT,
         distiller=distiller,
         optimizer=optimizer,
@@ -160,9 +168,10 @@ def _state_and_step(distiller, optimizer, teacher, data):
         num_classes=CLASSES,
         batch_size=4,
         teachers=[TEACHER],
-        teacher_variables=[teacher],
-        train_labels=data["labels"],
     )
+    state = jax.jit(
+        lambda key, teachers, labels: init(key, teacher_variables=teachers, train_labels=labels)
+    )(jax.random.key(0), _context().teacher_variables, _data()["labels"])
     step = train.make_train_step(
         student=STUDENT,
         distiller=distiller,
@@ -171,6 +180,13 @@ def _state_and_step(distiller, optimizer, teacher, data):
         teachers=[TEACHER],
     )
     return state, step
+
+
+@functools.cache
+def _compiled(name):
+    """The loss of the ordinary context, compiled as a whole."""
+    distiller, variables = _init(name, _context())
+    return jax.jit(distiller.loss)(variables, _context())
 
 
 every_method = pytest.mark.parametrize("name", distillers.names())
@@ -231,7 +247,7 @@ def test_jit_equals_eager(name):
     context = _context()
     distiller, variables = _init(name, context)
     chex.assert_trees_all_close(
-        jax.jit(distiller.loss)(variables, context),
+        _compiled(name),
         distiller.loss(variables, context),
         rtol=1e-5,
         atol=1e-6,
@@ -251,26 +267,25 @@ def test_steps_share_one_trace(name):
 @every_method
 def test_init_and_loss_are_deterministic(name):
     context = _context()
-    distiller, variables = _init(name, context)
+    variables = _variables(name, context)
     again = distillers.create(name)
     init = jax.jit(lambda context: again.init(jax.random.key(0), _abstract(context)))
     chex.assert_trees_all_equal(init(context), variables)
-    chex.assert_trees_all_equal(again.loss(variables, context), distiller.loss(variables, context))
+    chex.assert_trees_all_equal(jax.jit(again.loss)(variables, context), _compiled(name))
 
 
 @every_method
 def test_no_gradient_reaches_the_teacher(name):
-    data = {"images": _images(0, EXAMPLES), "labels": np.arange(EXAMPLES, dtype=np.int32) % CLASSES}
-    data = jax.tree.map(jnp.asarray, data)
     (teacher,) = _context().teacher_variables
-    state, step = _state_and_step(distillers.create(name), optax.sgd(0.0), teacher, data)
+    state, step = _state_and_step(name)
     batch = {"index": jnp.arange(4)[None]}
 
     def loss(classifier):
         """The loss as a function of the teacher's last layer, which affects only its logits."""
         params = teacher["params"] | {"Dense_4": classifier}
         variables = teacher | {"params": params}
-        return step(state, TeacherInputs((variables,)), data, batch, jax.random.key(0))[1]["loss"]
+        seen = TeacherInputs((variables,))
+        return step(state, seen, _data(), batch, jax.random.key(0))[1]["loss"]
 
     gradient = jax.jit(jax.grad(loss))(teacher["params"]["Dense_4"])
     chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, gradient))
@@ -329,18 +344,15 @@ def _assert_close(actual, expected):
 @every_method
 def test_resuming_from_a_checkpoint_is_exact(name, tmp_path):
     """For methods with parameters or state of their own, and for KD, which has none."""
-    distiller, variables = _init(name, _context())
-    if not jax.tree.leaves(variables) and name != "kd":
+    if not jax.tree.leaves(_variables(name, _context())) and name != "kd":
         return
-    data = {"images": _images(0, EXAMPLES), "labels": np.arange(EXAMPLES, dtype=np.int32) % CLASSES}
-    data = jax.tree.map(jnp.asarray, data)
-    (teacher,) = _context().teacher_variables
-    state, step = _state_and_step(distiller, optax.sgd(1e-3, momentum=0.9), teacher, data)
+    state, step = _state_and_step(name)
     step = jax.jit(step)
+    teachers = TeacherInputs(_context().teacher_variables)
 
     def advance(state, start):
         batch = {"index": jnp.arange(start, start + 4, dtype=jnp.int32)[None]}
-        return step(state, TeacherInputs((teacher,)), data, batch, jax.random.key(0))[0]
+        return step(state, teachers, _data(), batch, jax.random.key(0))[0]
 
     state = advance(state, 0)
     stored = checkpoint.Checkpoints(tmp_path / "checkpoints")
