@@ -22,6 +22,14 @@ def file(tmp_path_factory):
     return path
 
 
+def with_teacher(file):
+    """A small run whose teacher is in the file."""
+    config = small_config()
+    config.teacher.update(model="resnet8", checkpoint=str(file))
+    config.phases.teacher.model_options.widths = (16, 16, 32, 24)
+    return config
+
+
 def said(config):
     plans, from_elsewhere = plan.plan_all(run.resolve(config))
     known = set()
@@ -29,8 +37,7 @@ def said(config):
 
 
 def test_a_network_near_chance_is_warned_of_with_its_normalisation(file):
-    config = small_config()
-    config.teacher.checkpoint = str(file)
+    config = with_teacher(file)
     line, warning = said(config)
     assert line.startswith(f"teacher: resnet8 from {file}, test accuracy ")
     assert line.endswith("(measured on the training images, as none are given)")
@@ -40,8 +47,7 @@ def test_a_network_near_chance_is_warned_of_with_its_normalisation(file):
 
 
 def test_a_normalisation_of_other_pixels_is_warned_of_once(file):
-    config = small_config()
-    config.teacher.checkpoint = str(file)
+    config = with_teacher(file)
     config.train.update(mean=(77.0,), std=(96.0,))
     lines = said(config)
     assert any("mean 77, std 96 (given)" in line for line in lines)

@@ -239,7 +239,9 @@ def test_teachers_and_initial_variables_come_from_other_runs(finished, tmp_path)
     for name in ("teacher", "scratch"):
         folder, accuracy = finished / name, before[name]["test"]["accuracy"]
         (line,) = [line for line in first.splitlines() if str(folder) in line]
-        assert f"resnet8 from {folder}, test" in line or line.startswith(f"{folder}: resnet8, test")
+        assert f"small_run:Tiny from {folder}, test" in line or line.startswith(
+            f"{folder}: small_run:Tiny, test"
+        )
         assert f"test accuracy {accuracy:.2%}" in line
     trained = before["teacher"]["test"]
     # What was only loaded has no objective, and no evaluations of which one could be the best.
