@@ -35,7 +35,7 @@ def data_free_config(teacher, **adversarial):
         objective={"at": {"weight": 250.0}},
         adversarial=ADVERSARIAL | adversarial,
     )
-    config.student.steps = 4
+    config.student.update(steps=4, batch_size=8)
     return config
 
 
