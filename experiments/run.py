@@ -45,8 +45,9 @@ def _shrink(config: ConfigDict) -> None:
     """Turns a config into a smoke test: two steps per phase on the digits."""
     side = min(config.data.image_size or config.data.resize or 32, 32)
     config.data.update(
-        name="digits", resize=side, image_size=side, train_examples=0, validation=0.1, whole=False
-    )
+        name="digits", train_split="train", test_split="test", resize=side, image_size=side,
+        train_examples=0, validation=0.1, whole=False,
+    )  # fmt: skip
     config.evaluation.name = ""
     phases = config.phases.to_dict()
     names = phases.keys() | {one.name for of in expand(phases).values() for one in of}
