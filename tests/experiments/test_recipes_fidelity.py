@@ -314,7 +314,7 @@ def test_a_start_on_the_line_is_the_teacher_at_one_and_the_own_initialisation_at
     assert np.abs(parameters["own", "lambda_0"][kernel] - teacher[kernel]).max() > 0.1
 
 
-def test_lengths_are_in_proportion_and_only_the_first_has_weight_decay():
+def test_lengths_are_in_proportion_and_longer_ones_have_no_weight_decay():
     phases = recipes.get_config("fidelity_optimizer,data=cifar100").phases
     settings = {
         name: (phase.epochs, phase.optimizer.name, phase.optimizer.weight_decay)
@@ -331,6 +331,8 @@ def test_lengths_are_in_proportion_and_only_the_first_has_weight_decay():
     config = recipes.get_config("fidelity_optimizer")
     config.student.epochs = 30.0
     assert config.phases.sgd_1000.epochs == pytest.approx(100)
+    (student,) = students(recipes.get_config("fidelity_optimizer,lengths=300"))
+    assert student == "sgd_300"
 
 
 def test_one_student_starts_where_its_teacher_started():
