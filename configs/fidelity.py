@@ -122,9 +122,18 @@ def ours(phase: str) -> list[str]:
     ]
 
 
-def point(phase: str, against: str = "accuracy") -> tuple[str, str]:
-    """A student's test agreement and another test figure in percent, for a scatter plot."""
-    return measured(phase, "agreement"), measured(phase, against)
+def points(
+    args: ConfigDict, phase: str, printed: tuple[float, float] | tuple[()] = ()
+) -> list[tuple[Any, Any]]:
+    """The points of a student in a scatter plot: test agreement and test accuracy.
+
+    Args:
+      args: has `data`.
+      phase: of the student.
+      printed: the same in the paper, in [0, 1], which is a point if this is its data.
+    """
+    found: list[tuple[Any, Any]] = [(measured(phase, "agreement"), measured(phase))]
+    return [*found, printed] if printed and args.data == "cifar100" else found
 
 
 def whole_numbers(what: str, given: str, least: int = 1) -> list[int]:

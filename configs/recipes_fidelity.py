@@ -4,9 +4,10 @@
 
 "Does Knowledge Distillation Really Work?", Stanton et al. 2021: KD alone, without labels, by the
 protocol of `configs/fidelity.py`. Runs end in the paper's numbers beside ours, and in a plot of
-accuracy and fidelity, the agreement with the teacher on test images. Numbers marked ~ are read off
-a figure. "Train agreement" is that with the teacher on the images and views that a student was
-distilled on, in the last epoch and in training mode (section 6.1).
+accuracy over fidelity, the agreement with the teacher on test images; on CIFAR-100, crosses in it
+are the paper's. Numbers marked ~ are read off a figure. "Train agreement" is that with the teacher
+on the images and views that a student was distilled on, in the last epoch and in training mode
+(section 6.1).
 
 - `fidelity_data` (figure 1): self-distillation on the training images and, as well, on `amounts=`
   images without labels of a second source, `images=` (of its split `split=`), mixed in proportion.
@@ -46,7 +47,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from configs import common, fidelity
-from configs.fidelity import add_student, add_teachers, point
+from configs.fidelity import add_student, add_teachers
 from configs.tables import add_scatter, add_table, measured
 
 # By the images that are added, as a share of the training images, what is read off figure 1, in
@@ -161,9 +162,8 @@ def _report_data(config: ConfigDict, args: ConfigDict, own: int, amounts: list[i
         elif f"independent_{amount}" in config.phases:
             baseline = measured(f"independent_{amount}", "agreement_with_teacher_1")
         rows.append([f"+{amount}", *cells, *fidelity.ours(phase), baseline])
-        series[f"+{amount}"] = [point(phase)]
-        if args.m == 1 and printed:
-            series[f"+{amount}"].append((printed[0] / 100, printed[1] / 100))
+        shown = (printed[0] / 100, printed[1] / 100) if printed and args.m == 1 else ()
+        series[f"+{amount}"] = fidelity.points(args, phase, shown)
     add_table(
         config, "paper",
         caption="Figure 1 (Stanton et al. 2021), CIFAR-100, ResNet-56, images of a GAN added, in "
@@ -176,7 +176,7 @@ def _report_data(config: ConfigDict, args: ConfigDict, own: int, amounts: list[i
         rows=[*rows, ["teacher", "", "", "", teacher, *[""] * 6]],
     )  # fmt: skip
     add_scatter(
-        config, "fidelity", caption="Accuracy and fidelity by images added (figure 1; x: paper)",
+        config, "fidelity", caption="Accuracy and fidelity by images added (figure 1)",
         x_label="test agreement with the teacher", y_label="test accuracy", series=series,
     )  # fmt: skip
 
@@ -218,10 +218,11 @@ def _augmentation(args: ConfigDict) -> ConfigDict:
         rows=rows,
     )  # fmt: skip
     add_scatter(
-        config, "fidelity", caption="Accuracy and fidelity by augmentation (figure 3; x: paper)",
+        config, "fidelity", caption="Accuracy and fidelity by augmentation (figure 3)",
         x_label="test agreement with the teachers", y_label="test accuracy",
         series={
-            policy.label: [point(name), policy.printed[::-1]] for name, policy in chosen.items()
+            policy.label: fidelity.points(args, name, policy.printed[::-1])
+            for name, policy in chosen.items()
         },
     )  # fmt: skip
     return config
@@ -246,7 +247,7 @@ def _split(args: ConfigDict) -> ConfigDict:
             )  # fmt: skip
             label = f"m={m}, T={t:g}"
             rows.append([label, part, *fidelity.ours(name), measured(name, "teacher_accuracy")])
-            series.setdefault(part, []).append(point(name))
+            series.setdefault(part, []).extend(fidelity.points(args, name))
     add_table(
         config, "paper",
         caption="Figure 4 (Stanton et al. 2021), CIFAR-100, ResNet-56: teachers on D0, students on "
@@ -303,7 +304,7 @@ def _mnist(args: ConfigDict) -> ConfigDict:
     add_scatter(
         config, "fidelity", caption="Accuracy and fidelity as images are added (figure 2)",
         x_label="test agreement with the teacher", y_label="test accuracy",
-        series={name: [point(name)] for name in students},
+        series={name: fidelity.points(args, name) for name in students},
     )  # fmt: skip
     return config
 

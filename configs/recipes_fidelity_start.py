@@ -34,7 +34,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import common, fidelity
-from configs.fidelity import add_student, add_teachers, point
+from configs.fidelity import add_student, add_teachers
 from configs.tables import add_scatter, add_table, measured
 from kdjax.types import UserError
 
@@ -108,7 +108,7 @@ def _init(args: ConfigDict) -> ConfigDict:
              measured(name, "running_kl", ".2e", split="train"), measured(name, "agreement"),
              measured(name)]
         )  # fmt: skip
-        series[f"lambda={mix:g}"] = [point(name)]
+        series[f"lambda={mix:g}"] = fidelity.points(args, name)
     add_table(
         config, "paper",
         caption="Figure 6, b (Stanton et al. 2021), CIFAR-100, ResNet-20 with layer norm, three "

@@ -24,7 +24,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import common, fidelity
-from configs.fidelity import add_student, add_teachers, point
+from configs.fidelity import add_student, add_teachers
 from configs.tables import add_figure, add_scatter, add_table, measured
 from kdjax.types import UserError
 
@@ -77,9 +77,8 @@ def _temperature(args: ConfigDict) -> ConfigDict:
             cells = [f"{value:.2f}" for value in printed] or ["", ""]
             rows.append([f"{m}", f"{t:g}", *cells, *fidelity.ours(name)])
             rows[-1].append(measured(name, "teacher_accuracy"))
-            series[f"m={m}, T={t:g}"] = [point(name)]
-            if printed:
-                series[f"m={m}, T={t:g}"].append((printed[1] / 100, printed[0] / 100))
+            shown = (printed[1] / 100, printed[0] / 100) if printed else ()
+            series[f"m={m}, T={t:g}"] = fidelity.points(args, name, shown)
     add_table(
         config, "paper",
         caption="Figure 9 (Stanton et al. 2021), CIFAR-100, ResNet-20, on a half of the images; "
@@ -89,7 +88,7 @@ def _temperature(args: ConfigDict) -> ConfigDict:
         rows=rows,
     )  # fmt: skip
     add_scatter(
-        config, "fidelity", caption="Accuracy and fidelity by m and T (figure 9; x: paper)",
+        config, "fidelity", caption="Accuracy and fidelity by m and T (figure 9)",
         series=series, **_AXES,
     )  # fmt: skip
     return config
@@ -103,14 +102,13 @@ def _ensemble(args: ConfigDict) -> ConfigDict:
     for m in sizes:
         name = f"m{m}"
         add_student(config, name, teachers[:m], args.temperature)
-        printed = ["", "", ""]
-        series[f"m={m}"] = [point(name)]
+        printed, shown = ["", "", ""], ()
         if m <= len(_STUDENTS):
             agreement = _AGREEMENTS.get(m)
             printed = [f"~{_STUDENTS[m - 1]}", f"~{_TEACHERS[m - 1]}"]
             printed.append(f"~{agreement}" if agreement else "")
-            if agreement:
-                series[f"m={m}"].append((agreement / 100, _STUDENTS[m - 1] / 100))
+            shown = (agreement / 100, _STUDENTS[m - 1] / 100) if agreement else ()
+        series[f"m={m}"] = fidelity.points(args, name, shown)
         rows.append([f"{m}", *printed, *fidelity.ours(name), measured(name, "teacher_accuracy")])
     add_table(
         config, "paper",
@@ -122,18 +120,19 @@ def _ensemble(args: ConfigDict) -> ConfigDict:
         rows=rows,
     )  # fmt: skip
     add_scatter(
-        config, "fidelity", caption="Accuracy and fidelity by m (figure 10; x: paper)",
+        config, "fidelity", caption="Accuracy and fidelity by m (figure 10)",
         series=series, **_AXES,
     )  # fmt: skip
+    lines: dict[str, dict[float, Any]] = {
+        "student": {m: measured(f"m{m}") for m in sizes},
+        "teachers": {m: measured(f"m{m}", "teacher_accuracy") for m in sizes},
+    }
+    if args.data == "cifar100":
+        lines["student, paper"] = {m: x / 100 for m, x in enumerate(_STUDENTS, 1)}
+        lines["teachers, paper"] = {m: x / 100 for m, x in enumerate(_TEACHERS, 1)}
     add_figure(
         config, "teachers", caption="Test accuracy of students and of their ensembles (figure 10)",
-        x_label="m",
-        series={
-            "student": {m: measured(f"m{m}") for m in sizes},
-            "teachers": {m: measured(f"m{m}", "teacher_accuracy") for m in sizes},
-            "student, paper": {m: x / 100 for m, x in enumerate(_STUDENTS, 1)},
-            "teachers, paper": {m: x / 100 for m, x in enumerate(_TEACHERS, 1)},
-        },
+        x_label="m", series=lines,
     )  # fmt: skip
     return config
 
@@ -152,7 +151,7 @@ def _labels(args: ConfigDict) -> ConfigDict:
             if m in _FIGURE_14 and a in _WEIGHTS:
                 printed = [f"~{line[_WEIGHTS.index(a)]}" for line in _FIGURE_14[m]]
             rows.append([f"{m}", f"{a:g}", *printed, *fidelity.ours(name)])
-            series.setdefault(f"m={m}", []).append(point(name))
+            series.setdefault(f"m={m}", []).extend(fidelity.points(args, name))
     add_table(
         config, "paper",
         caption="Figure 14 (Stanton et al. 2021), CIFAR-100, ResNet-56, T=1, by the weight a of "
@@ -192,7 +191,8 @@ def _capacity(args: ConfigDict) -> ConfigDict:
             )  # fmt: skip
             rows.append([teacher, student, f"{m}", *fidelity.ours(name)])
             rows[-1].append(measured(name, "teacher_accuracy"))
-            series.setdefault(f"{teacher} > {student}", []).append(point(name))
+            label = f"{teacher} > {student}"
+            series.setdefault(label, []).extend(fidelity.points(args, name))
     add_table(
         config, "paper",
         caption="Figure 12 (Stanton et al. 2021), CIFAR-100: its numbers are not printed. The text "

@@ -96,6 +96,8 @@ def make(described: Mapping[str, Any], phases: Mapping[str, Any]) -> Any:
 
 def _make_scatter(described: Mapping[str, Any], phases: Mapping[str, Any]) -> Any:
     """A figure of points with deviations of both figures."""
+    from matplotlib import colormaps
+
     cells: dict[str, tuple[list[Any], list[Any]]] = {}
     for label, series in described["series"]:
         ours = [pair for pair in series if isinstance(pair[1], str)]
@@ -104,13 +106,16 @@ def _make_scatter(described: Mapping[str, Any], phases: Mapping[str, Any]) -> An
     if not any(ours for ours, _ in found.values()):
         return None
     figure, axes = _empty(described["caption"])
+    colors = colormaps["tab10" if len(found) <= 10 else "tab20"]
     for number, (label, both) in enumerate(found.items()):
         name: str | None = label
         for marker, one in zip("ox", both, strict=True):
             if one:
                 x, y, deviations, x_deviations = zip(*one, strict=True)
+                # Bars of no length would look like another marker.
+                bars = [some if any(some) else None for some in (deviations, x_deviations)]
                 axes.errorbar(
-                    x, y, deviations, x_deviations, label=name, color=f"C{number % 10}",
+                    x, y, *bars, label=name, color=colors(number % colors.N),
                     marker=marker, linestyle="none", capsize=3,
                 )  # fmt: skip
                 name = None
@@ -118,7 +123,7 @@ def _make_scatter(described: Mapping[str, Any], phases: Mapping[str, Any]) -> An
     for i, axis in enumerate((axes.xaxis, axes.yaxis)):
         if all(pair[i].endswith("%}") for ours, _ in cells.values() for pair in ours):
             _show_percent(axis)
-    axes.legend(frameon=False, fontsize="small")
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return figure
 
 
