@@ -8,19 +8,28 @@ import jax.extend.core as jcore
 from kdjax.types import Array, PyTree, UserError
 
 
-def inputs_used(function: Callable[[PyTree], Array], inputs: PyTree) -> PyTree:
-    """Which of the inputs' leaves a function depends on, as a tree of bools.
+def dependencies(
+    function: Callable[[PyTree], Array], inputs: PyTree
+) -> tuple[PyTree, frozenset[str]]:
+    """What a function depends on.
 
     Follows the uses back through the function's jaxpr, so the answer is known when a step is
     compiled and does not depend on any value. Nothing is computed.
+
+    Returns:
+      A tree of bools, which of the inputs' leaves are used; and the names of the intermediate
+      values that are, where `jax.ad_checkpoint.checkpoint_name` has named them.
     """
     jaxpr = jax.make_jaxpr(function)(inputs).jaxpr
     needed = set(map(id, jaxpr.outvars))
+    names = set()
     for equation in reversed(jaxpr.eqns):
         if any(id(var) in needed for var in equation.outvars):
             needed.update(map(id, equation.invars))
+            if equation.primitive.name == "name":
+                names.add(equation.params["name"])
     used = [id(var) in needed for var in jaxpr.invars]
-    return jax.tree.unflatten(jax.tree.structure(inputs), used)
+    return jax.tree.unflatten(jax.tree.structure(inputs), used), frozenset(names)
 
 
 def split_at(

@@ -10,12 +10,13 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import optax
+from jax.ad_checkpoint import checkpoint_name
 
 from kdjax import metrics as batch_metrics
 from kdjax import parallel
 from kdjax.data import batches, seen, views
 from kdjax.data.views import Views
-from kdjax.jaxprs import inputs_used
+from kdjax.jaxprs import dependencies
 from kdjax.types import (
     Array,
     Context,
@@ -32,6 +33,7 @@ from kdjax.types import (
 )
 
 TEACHER_BATCH_NORMS = ("running", "batch")
+_TEACHER_LOGITS = "teacher_logits"
 
 
 class TrainStep(Protocol):
@@ -237,7 +239,8 @@ def make_train_step(
             outputs = teacher.evaluate(variables, images)
         if inputs.logits:
             outputs = outputs._replace(logits=jnp.take(inputs.logits[i], index, axis=0))
-        return jax.lax.stop_gradient(outputs)
+        named = checkpoint_name(outputs.logits, _TEACHER_LOGITS)
+        return jax.lax.stop_gradient(outputs._replace(logits=named))
 
     def make_objective(
         state: TrainState,
@@ -307,20 +310,14 @@ def make_train_step(
         batch: batches.Batch[Array],
         rng: Array,
     ) -> tuple[PyTree, bool]:
-        def loss(inputs: tuple[tuple[PyTree, PyTree], tuple[Array, ...]]) -> Array:
-            trained, logits = inputs
+        def loss(trained: tuple[PyTree, PyTree]) -> Array:
             first: batches.Batch[Array] = jax.tree.map(lambda x: x[0], batch)
             whole = seen.see(view_fns, data, first, rng, axis_name)
             parts = jax.tree.map(lambda x: x[: len(x) // grad_accum_steps], whole)
-            given = teacher_inputs._replace(logits=logits or None)
-            return make_objective(state, given, data, rng, parts, False)(trained)[0]
+            return make_objective(state, teacher_inputs, data, rng, parts, False)(trained)[0]
 
-        logits = tuple(
-            jax.ShapeDtypeStruct((1, teacher.module.num_classes), jnp.float32)
-            for teacher in teachers
-        )
-        trained, of_teachers = inputs_used(loss, ((state.params, state.method_params), logits))
-        return trained, any(of_teachers)
+        trained, names = dependencies(loss, (state.params, state.method_params))
+        return trained, _TEACHER_LOGITS in names
 
     def update(
         state: TrainState,

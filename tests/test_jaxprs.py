@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from kdjax import jaxprs
 
@@ -13,4 +14,14 @@ def test_what_a_function_depends_on_is_found_in_its_jaxpr():
         return jnp.sum(jax.jit(jnp.multiply)(x["used"], x["zero"])) + zeros
 
     expected = {"used": True, "unused": False, "zero": True, "constant": False}
-    assert jaxprs.inputs_used(function, inputs) == expected
+    assert jaxprs.dependencies(function, inputs) == (expected, frozenset())
+
+
+def test_named_values_that_a_function_depends_on_are_found():
+    def function(x):
+        named = {name: checkpoint_name(x[name], name) for name in x}
+        jnp.sum(named["unused"])
+        return jnp.sum(jax.lax.stop_gradient(named["used"]) * 2)
+
+    inputs = {"used": jnp.ones(2), "unused": jnp.ones(2)}
+    assert jaxprs.dependencies(function, inputs)[1] == {"used"}

@@ -25,12 +25,10 @@ KD = {"cross_entropy": (0.1, distillers.cross_entropy()), "kd": (0.9, distillers
 class Linear(nn.Module):
     """A linear classifier without batch norm, whose gradient is easily written down."""
 
-    num_classes: int = CLASSES
-
     @nn.compact
     def __call__(self, images, train=False):
         x = images.reshape(images.shape[0], -1)
-        return Outputs(nn.Dense(self.num_classes)(x), {"pre_logits": x})
+        return Outputs(nn.Dense(CLASSES)(x), {"pre_logits": x})
 
 
 def make_split(n=40):
@@ -439,11 +437,11 @@ def test_beside_the_labels_every_parameter_is_trained(name, monkeypatch):
     found = []
 
     def record(function, inputs):
-        found.append(inputs_used(function, inputs))
+        found.append(dependencies(function, inputs))
         return found[-1]
 
-    inputs_used = train.inputs_used
-    monkeypatch.setattr(train, "inputs_used", record)
+    dependencies = train.dependencies
+    monkeypatch.setattr(train, "dependencies", record)
     batch = {"index": run.devices.shard(np.arange(BATCH, dtype=np.int32)[None], axis=1)}
     run.step.lower(run.state, run.teachers, run.data, batch, run.key)
     assert len(found) == 1

@@ -17,15 +17,13 @@ SHAPE, CLASSES, OWN, MORE = (8, 8, 1), 4, 4, 8
 class Normalised(nn.Module):
     """A linear classifier on features that batch norm has normalised."""
 
-    num_classes: int = CLASSES
-
     @nn.compact
     def __call__(self, images, train=False):
         x = images.reshape(images.shape[0], -1)
         x = nn.BatchNorm(use_running_average=not train, axis_name=parallel.AXIS if train else None)(
             nn.Dense(6)(x)
         )
-        return Outputs(nn.Dense(self.num_classes)(x), {"pre_logits": x})
+        return Outputs(nn.Dense(CLASSES)(x), {"pre_logits": x})
 
 
 def network():

@@ -87,7 +87,7 @@ def test_sources_are_read_once_and_normalised_as_the_run_is(file):
     ("change", "message"),
     [
         (lambda c: c.phases.foreign.images.update(labels=True), "have 11 classes, the run's data 10"),
-        (lambda c: c.phases.foreign.update(shots=3), "shots only more_images"),
+        (lambda c: c.phases.foreign.update(shots=3), "shots or a subset only more_images"),
         (lambda c: c.phases.both.more_images.update(share=0.01), "0 would be from there"),
         (lambda c: c.phases.both.more_images.update(share=1.5), "it must be some but not all"),
         (lambda c: c.phases.both.extra_views.plain.update(croop="none"), "extra_views has no key croop"),

@@ -48,6 +48,7 @@ PARTS = {
     "SFD_POOLS",
     "adaptive_average_pool",
     "adaptive_max_pool",
+    "ensemble",
     "l2_normalize",
     "level_size",
     "match_size",
