@@ -70,7 +70,9 @@ def base() -> ConfigDict:
             seeds=config.get_oneway_ref("seeds"),
             eval_every=config.get_oneway_ref("eval_every"),
             model="",  # of `python -m experiments.models`, or package.module:factory
-            model_options=ConfigDict(),  # further attributes, such as stem="imagenet"
+            # Further attributes, such as stem="imagenet". They are set as a whole: a layer shares
+            # its options with what inherits from it.
+            model_options=ConfigDict().lock(),
             dtype="float32",  # of the computation: float32 or bfloat16
             mean=(),  # of the normalisation, per channel, of pixels in [0, 1]; () measures it
             std=(),
@@ -204,7 +206,11 @@ def inherit(parent: ConfigDict, **changes: Any) -> ConfigDict:
     child = ConfigDict(sort_keys=False)
     for key in parent:
         value = parent[key]
-        if key in ("objective", "adversarial", "model_options", "until", "extra_views"):
+        if key == "model_options":
+            child[key] = parent.get_oneway_ref(key)
+            if key in changes:
+                child[key] = ConfigDict(changes.pop(key))
+        elif key in ("objective", "adversarial", "until", "extra_views"):
             child[key] = ConfigDict(changes.pop(key, value.to_dict()), sort_keys=False)
         elif isinstance(value, ConfigDict):
             child[key] = inherit(value, **changes.pop(key, {}))

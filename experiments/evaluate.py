@@ -11,6 +11,7 @@ A network whose model is the user's own (`module:name`) needs that module on the
 in the working directory, in PYTHONPATH, or in `--import_from=DIR`.
 """
 
+import ast
 import json
 import sys
 from pathlib import Path
@@ -33,6 +34,9 @@ _MEAN = flags.DEFINE_list(
 )
 _STD = flags.DEFINE_list(
     "std", [], "Deviation of a PyTorch file's normalisation; by default measured."
+)
+_MODEL_OPTIONS = flags.DEFINE_string(
+    "model_options", "{}", "Attributes of a PyTorch file's model, such as \"{'stem': 'imagenet'}\"."
 )
 _IMPORT_FROM = flags.DEFINE_string("import_from", "", "Folder with modules of one's own.")
 
@@ -97,6 +101,7 @@ def load_network(reference: str, data: "PhaseData") -> "TrainedNetwork":
     return networks.load(
         reference, num_classes=data.num_classes, in_channels=data.channels,
         mean=mean or measured[0], std=std or measured[1], image_size=data.image_size,
+        options=_model_options(),
     )  # fmt: skip
 
 
@@ -123,6 +128,19 @@ def main() -> None:
         compared = summarize(logits["a"], images.labels, logits["b"])
         result |= {key: compared[key] for key in ("agreement", "agreement_top5", "kl")}
     print(json.dumps(result, indent=2))
+
+
+def _model_options() -> dict[str, Any]:
+    try:
+        options = ast.literal_eval(_MODEL_OPTIONS.value)
+    except (SyntaxError, ValueError):
+        options = None
+    if not isinstance(options, dict):
+        raise UserError(
+            f"--model_options is {_MODEL_OPTIONS.value!r}: it is a dict, such as "
+            "{'stem': 'imagenet'}"
+        )
+    return options
 
 
 def _number(text: str) -> float:

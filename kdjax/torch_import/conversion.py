@@ -1,8 +1,9 @@
 """Converts state dicts to variables and back: names and layouts of the arrays."""
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -47,31 +48,23 @@ def convert(
 
     Raises:
       UserError: if keys or shapes do not fit the model. The message, a single line, lists
-        every missing key, every unexpected key and every mismatched shape.
+        every missing key, every unexpected key and every mismatched shape, and names the option
+        of the model with which they would fit, if there is one.
     """
     model, template = _template(name, attributes, state_dict, resolution)
-    wanted = {key: _to_torch_shape(leaf.shape) for key, (_, leaf) in template.items()}
-    counters = {_counter(key) for key in wanted if key.endswith(".running_var")}
-    found: dict[str, np.ndarray] = {}
-    unexpected = []
-    for key, value in state_dict.items():
-        translated = key
-        if key not in wanted and key not in counters:
-            for pattern, replacement in model.torch_aliases:
-                translated = re.sub(pattern, replacement, translated)
-        if translated in wanted and translated not in found:
-            found[translated] = np.asarray(value)
-        elif translated not in counters:
-            unexpected.append(key)
-    given = {key: value.shape for key, value in found.items()}
-    if given != wanted or unexpected:
+    fit = _fit(model, template, state_dict)
+    if not fit.fits:
+        state_dict = _without_prefix(state_dict, template)
+        fit = _fit(model, template, state_dict)
+    if not fit.fits:
         channels = getattr(model, "in_channels", None)
-        hints = _hints(given, wanted, attributes.get("num_classes"), channels)
-        mismatches = _mismatches(given, wanted, unexpected)
+        hints = _hints(fit.given, fit.wanted, attributes.get("num_classes"), channels)
+        hints += _option_that_fits(name, attributes, state_dict, resolution)
+        mismatches = _mismatches(fit.given, fit.wanted, fit.unexpected)
         raise UserError(f"state dict does not fit {name}: {hints}{mismatches}")
     variables: Variables = {}
     for key, ((collection, module, leaf), _) in template.items():
-        value = found[key].transpose(np.argsort(_AXES[found[key].ndim]))
+        value = fit.found[key].transpose(np.argsort(_AXES[fit.found[key].ndim]))
         layers = variables.setdefault(collection, {})
         layers.setdefault(module, {})[leaf] = np.ascontiguousarray(value, np.float32)
     return variables
@@ -121,6 +114,78 @@ def export(
         if key.endswith(".running_var"):
             state_dict[_counter(key)] = np.array(num_batches_tracked, np.int64)
     return state_dict
+
+
+class _Fit(NamedTuple):
+    """A state dict beside what a model wants.
+
+    Attributes:
+      wanted: shapes by PyTorch key.
+      found: those of the arrays whose keys the model has, under its own spelling.
+      unexpected: the other keys.
+    """
+
+    wanted: Shapes
+    found: dict[str, np.ndarray]
+    unexpected: list[str]
+
+    @property
+    def given(self) -> Shapes:
+        """Shapes of what was found."""
+        return {key: value.shape for key, value in self.found.items()}
+
+    @property
+    def fits(self) -> bool:
+        """Whether everything is there, in the right shape, and nothing else."""
+        return self.given == self.wanted and not self.unexpected
+
+
+def _fit(model: Any, template: Mapping[str, Any], state_dict: Mapping[str, Any]) -> _Fit:
+    wanted = {key: _to_torch_shape(leaf.shape) for key, (_, leaf) in template.items()}
+    counters = {_counter(key) for key in wanted if key.endswith(".running_var")}
+    found: dict[str, np.ndarray] = {}
+    unexpected = []
+    for key, value in state_dict.items():
+        translated = key
+        if key not in wanted and key not in counters:
+            for pattern, replacement in model.torch_aliases:
+                translated = re.sub(pattern, replacement, translated)
+        if translated in wanted and translated not in found:
+            found[translated] = np.asarray(value)
+        elif translated not in counters:
+            unexpected.append(key)
+    return _Fit(wanted, found, unexpected)
+
+
+def _without_prefix(
+    state_dict: Mapping[str, Any], template: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Without the name of an outer module, such as `net.`, that all keys share and no model has."""
+    while state_dict:
+        prefixes = {key.partition(".")[0] + "." for key in state_dict}
+        prefix = prefixes.pop()
+        if prefixes or any(key.startswith(prefix) for key in template):
+            break
+        state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
+    return state_dict
+
+
+# Options of models with which published files were made, and their values.
+_OPTIONS = {"stem": ("imagenet", "cifar")}
+
+
+def _option_that_fits(
+    name: str, attributes: Mapping[str, Any], state_dict: Mapping[str, Any], resolution: int
+) -> str:
+    """A hint at the option of the model with which the state dict fits, or ""."""
+    fields = {field.name for field in dataclasses.fields(models.create(name, **attributes))}
+    for option, values in _OPTIONS.items():
+        for value in values if option in fields else ():
+            changed = {**attributes, option: value}
+            model, template = _template(name, changed, state_dict, resolution)
+            if _fit(model, template, state_dict).fits:
+                return f"it fits with model_options {option}={value!r}; "
+    return ""
 
 
 def _template(

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 from small_run import execute, small_config
 
 from configs import common
@@ -26,7 +27,7 @@ def old_config():
     config.data.train_examples, config.eval_every = 0, 0.06
     config.train.optimizer.update(learning_rate=0.1, grad_clip_norm=1.0)
     for group in (config.teacher, config.student, *config.phases.values()):
-        group.model, group.model_options.widths = "resnet8", (4, 4, 4, 4)
+        group.model, group.model_options = "resnet8", ConfigDict({"widths": (4, 4, 4, 4)})
     del config.phases["scratch"]
     config.phases.kd.init_from = "teacher"
     config.phases.kd.objective.kd.schedule = dict(

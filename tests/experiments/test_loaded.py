@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import safetensors.numpy
+from ml_collections import ConfigDict
 from small_run import small_config
 
 from experiments import loaded, plan, run
@@ -26,7 +27,7 @@ def with_teacher(file):
     """A small run whose teacher is in the file."""
     config = small_config()
     config.teacher.update(model="resnet8", checkpoint=str(file))
-    config.phases.teacher.model_options.widths = (16, 16, 32, 24)
+    config.teacher.model_options = ConfigDict({"widths": (16, 16, 32, 24)})
     return config
 
 

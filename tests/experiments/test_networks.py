@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from ml_collections import ConfigDict
 
+from configs import distill
 from experiments import networks
 from kdjax import UserError, models, torch_import
 
@@ -30,11 +32,21 @@ def test_options_reach_the_conversion(file):
     assert trained.variables["params"]["conv1"]["kernel"].shape == (7, 7, 3, 64)
 
 
-def test_file_that_needs_an_option(file):
+def test_a_file_that_needs_an_option_says_which(file):
     with pytest.raises(
-        UserError, match=r"conv1\.weight \[64, 3, 7, 7\] instead of \[64, 3, 3, 3\]"
+        UserError, match=r"it fits with model_options stem='imagenet'; mismatched shapes: conv1\."
     ):
         networks.load(f"resnet18={file}", **RGB)
+
+
+def test_the_options_of_a_layer_reach_its_phases_and_no_others():
+    config = distill.get_config("teacher=resnet18,student=resnet20")
+    config.teacher.model_options = ConfigDict({"stem": "imagenet"})
+    assert config.phases.teacher.model_options.to_dict() == {"stem": "imagenet"}
+    assert config.phases.kd.model_options.to_dict() == {}
+    # They are shared, so that a change in place would reach what was not meant.
+    with pytest.raises((AttributeError, KeyError)):
+        config.student.model_options.stem = "imagenet"
 
 
 @pytest.mark.parametrize(

@@ -46,13 +46,14 @@ import signal
 
 from configs import common
 from experiments import log
+from ml_collections import ConfigDict
 
 
 def get_config(arg=None):
     config = common.base()
     config.data.name = "parts:read"
     config.train.update(model="parts:Linear", batch_size=16, steps=6)
-    config.teacher.model_options.features = 8
+    config.teacher.model_options = ConfigDict({"features": 8})
     config.eval_every = 1.0
     config.phases.teacher = common.inherit(config.teacher)
     config.phases.mine = common.inherit(

@@ -99,7 +99,7 @@ def test_every_row_of_every_table_makes_two_steps():
     config = small_config()
     del config.phases["scratch"]
     for group in config.phases.values():
-        group.model, group.model_options.widths = "resnet8", (16, 16, 32, 24)
+        group.model, group.model_options = "resnet8", ConfigDict({"widths": (16, 16, 32, 24)})
     config.train.update(steps=2, batch_size=16, sync_batch_norm=False)
     config.phases.kd.objective = ConfigDict({"cross_entropy": {"weight": 1.0}})
     digits = data.read("digits")

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 from small_run import execute, small_config
 
@@ -52,7 +53,7 @@ def _config(images, **data):
     config.eval_every = 1.0  # Two steps.
     config.train.augment.crop = "inception"
     for layer in (config.teacher, config.student, *config.phases.values()):
-        layer.model, layer.model_options = f"{__name__}:Linear", {}
+        layer.model, layer.model_options = f"{__name__}:Linear", ConfigDict()
     del config.phases.scratch, config.phases.kd
     config.phases.matching = common.inherit(
         config.student,

@@ -179,3 +179,11 @@ def test_variables_of_another_model_are_rejected():
     variables, _ = random_state_dict("resnet8", num_classes=10)
     with pytest.raises(UserError, match=r"fit resnet14: missing: layer1\.1\.conv1"):
         torch_import.export("resnet14", variables, num_classes=10)
+
+
+@pytest.mark.parametrize("prefix", ["net.", "backbone.", "student.encoder."])
+def test_the_name_of_an_outer_module_is_no_obstacle(prefix):
+    variables, state_dict = random_state_dict("resnet8", num_classes=7)
+    outer = {prefix + key: value for key, value in state_dict.items()}
+    again = torch_import.convert("resnet8", outer, num_classes=7)
+    assert jax.tree.all(jax.tree.map(np.array_equal, again, variables))
