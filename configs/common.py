@@ -27,7 +27,8 @@ def base() -> ConfigDict:
     # Seeds differ only in their initialisation: all see the batches and views of the first
     # one, and the teacher sees each view once.
     config.share_views = False
-    # Smoke test: two steps per phase on the digits.
+    # Smoke test: two steps per phase on a few images of the data, or on the digits where data of
+    # tfds is without `data.dir`.
     config.debug = False
     # Devices that share a batch; 0 uses as many as divide it.
     config.devices = 0

@@ -181,7 +181,8 @@ def add_uda(config: ConfigDict, name: str, policy: str, alpha: float, temperatur
 def unlabelled_images(args: ConfigDict) -> Term:
     """The source that `unlabelled=`, `split=` and `examples=` name."""
     name = args.unlabelled or ("digits" if args.data == "digits" else "tfds:stl10")
-    return {"name": name, "split": args.split, "labels": False, "examples": args.examples}
+    split = "train" if name == "digits" else args.split
+    return {"name": name, "split": split, "labels": False, "examples": args.examples}
 
 
 def add_uda_unlabelled(

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -154,6 +154,20 @@ class PhaseData:
             return [], []
         return sources.channel_statistics(self.train.split)
 
+    # Images of a class in the splits of a smoke test.
+    FEW: ClassVar[int] = 5
+
+    def few(self) -> "PhaseData":
+        """The same data with at most `FEW` images of each class in every split."""
+        splits = {}
+        for name, split in self.splits.items():
+            first: dict[int, list[int]] = {}
+            for position, label in enumerate(split.labels.tolist()):
+                first.setdefault(label, []).append(position)
+            chosen = [i for positions in first.values() for i in positions[: self.FEW]]
+            splits[name] = PhaseSplit(split.split.subset(np.sort(chosen)))
+        return dataclasses.replace(self, splits=splits)
+
     def held_out(self) -> "PhaseData":
         """Only the test split: a phase without data is evaluated on it and gets nothing else."""
         test = {name: split for name, split in self.splits.items() if name == "test"}
@@ -228,6 +242,10 @@ class RunData:
     _sources: dict[tuple[Any, ...], ImageSource] = dataclasses.field(
         default_factory=dict, init=False, repr=False
     )
+
+    def few(self) -> "RunData":
+        """For a smoke test; see `PhaseData.few`."""
+        return RunData(self.data.few(), self.evaluation.few())
 
     def images(
         self, *, name: str, dir: str, split: str, resize: int, examples: int, labels: bool

@@ -121,6 +121,8 @@ def plan_all(config: ConfigDict) -> tuple[list[Plan], dict[str, TrainedNetwork]]
     """
     profile.parse(config.profile)
     run_data = data.read_run(config.data.to_dict(), config.evaluation.to_dict())
+    if config.debug:
+        run_data = run_data.few()
     plans: list[Plan] = []
     known: dict[str, Network] = {}
     loaded: dict[str, TrainedNetwork] = {}

@@ -10,6 +10,7 @@ from rich.console import Console
 from experiments import cli, files, legacy, loaded, networks, report
 from experiments import workdir as workdirs
 from experiments.cli import Interrupted
+from experiments.data import PhaseData
 from experiments.members import Member, expand
 from experiments.networks import TrainedNetwork
 from experiments.phase import run_phase
@@ -42,7 +43,35 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 
 def _shrink(config: ConfigDict) -> None:
-    """Turns a config into a smoke test: two steps per phase on the digits."""
+    """Turns a config into a smoke test: two steps per phase on a few images of its data.
+
+    The digits take the place of data that would have to be prepared first, and then the teachers
+    of other data are trained, too.
+    """
+    if _unprepared(config.data):
+        _put_digits(config)
+    for phase in config.phases.values():
+        for given in (phase.images, phase.more_images):
+            if given.name and (_unprepared(given) or config.data.name == "digits"):
+                side = config.data.resize
+                given.update(name="digits", split="train", resize=side, examples=0)
+        phase.update(
+            batch_size=16, grad_accum_steps=1, steps=2, shots=min(phase.shots, PhaseData.FEW)
+        )
+        phase.subset.update(examples=min(phase.subset.examples, 2 * PhaseData.FEW), per_class=())
+        phase.augment.teacher_crops = min(phase.augment.teacher_crops, 2)
+        curves = phase.transition_curves
+        curves.update(images=min(curves.images, 5), steps=min(curves.steps, 3))
+        phase.train_eval_images = min(phase.train_eval_images, 32)
+
+
+def _unprepared(data: ConfigDict) -> bool:
+    """Whether data may have to be downloaded and prepared."""
+    return "tfds:" in data.name and not data.dir
+
+
+def _put_digits(config: ConfigDict) -> None:
+    """Replaces the data, and what is of this data, by the digits."""
     side = min(config.data.image_size or config.data.resize or 32, 32)
     config.data.update(
         name="digits", train_split="train", test_split="test", resize=side, image_size=side,
@@ -52,21 +81,10 @@ def _shrink(config: ConfigDict) -> None:
     phases = config.phases.to_dict()
     names = phases.keys() | {one.name for of in expand(phases).values() for one in of}
     for phase in config.phases.values():
-        phase.update(
-            batch_size=16, grad_accum_steps=1, steps=2, mean=(), std=(), checkpoint="",
-            shots=min(phase.shots, 5),
-        )  # fmt: skip
-        phase.subset.update(examples=min(phase.subset.examples, 64), per_class=())
-        for given in (phase.images, phase.more_images):
-            if given.name:
-                given.update(name="digits", split="train", resize=side, examples=0)
-        phase.augment.teacher_crops = min(phase.augment.teacher_crops, 2)
-        curves = phase.transition_curves
-        curves.update(images=min(curves.images, 5), steps=min(curves.steps, 3))
+        phase.update(mean=(), std=(), checkpoint="")
         for key in ("init_from", "init_methods_from", "continue_from"):
             if phase[key].partition("@")[0] not in names:
                 phase[key] = ""
-        phase.train_eval_images = min(phase.train_eval_images, 32)
         phase.init_mix = phase.init_mix if phase.init_from else 1.0
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_run import execute
 
@@ -90,6 +91,26 @@ def test_every_config_has_a_docstring_with_its_command():
             # A family of recipes is called through the file of all.
             name = "recipes.py" if file.stem.startswith("recipes") else file.name
             assert f"--config=configs/{name}" in text
+
+
+def test_debug_keeps_data_and_teacher_that_are_at_hand(finished, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, n in (("train", 120), ("test", 60)):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (n, 8, 8, 1)).astype(np.uint8)
+        arrays[f"{split}_labels"] = np.arange(n) % 10
+    np.savez(tmp_path / "own.npz", **arrays)
+    config = distill.get_config("student=resnet8")
+    config.debug = True
+    config.data.update(name=f"npz:{tmp_path / 'own.npz'}", resize=0)
+    config.teacher.update(model="small_run:Tiny", checkpoint=str(finished / "teacher"))
+    resolved = run.resolve(config)
+    assert resolved.data.name.startswith("npz:")
+    plans, _ = plan.plan_all(resolved)
+    assert plans[0].action.trained.name == "small_run:Tiny"
+    for split in plans[1].data.splits.values():
+        assert np.bincount(split.labels).max() <= 5
+    assert plans[1].action.end.max_steps == 2
 
 
 def test_debug_runs_any_config_on_embedded_data(tmp_path):
