@@ -39,6 +39,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     if resolved.debug:
         _shrink(resolved)
     expand(resolved.phases.to_dict())
+    resolved.code = workdirs.code(resolved.to_dict())
     return resolved
 
 

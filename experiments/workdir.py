@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import platform
 import subprocess
@@ -14,8 +15,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments import files, legacy
+from kdjax import references
 from kdjax.types import UserError
 
+_OURS = ("kdjax", "experiments", "configs")
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 # Keys on which no result depends: they may differ between a run and its continuation.
 _NEUTRAL = (
@@ -30,6 +33,41 @@ def default(config_name: str, config: ConfigDict) -> Path:
     return Path("runs") / f"{config_name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
+def code(config: dict[str, Any]) -> dict[str, str]:
+    """A digest of each module of the user's own that a config names as `module:name`, by its path.
+
+    A changed loss, model or reader makes another run. What these modules import is not looked at.
+    """
+    digests = {}
+    for text in sorted(_texts({k: v for k, v in config.items() if k != "report"})):
+        module = text.partition(":")[0]
+        if not references.is_reference(text) or module.split(".")[0] in _OURS:
+            continue
+        try:
+            spec = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            spec = None
+        # Kinds of data, such as `tfds:mnist`, have the form of a reference.
+        if spec and spec.origin and Path(spec.origin).is_file():
+            # Keys of a config have no dots.
+            name = module.replace(".", "/")
+            digests[name] = hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:12]
+    return digests
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All strings in a config, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from _texts(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _texts(inner)
+
+
 def check(config: ConfigDict, workdir: Path) -> None:
     """Raises UserError if the folder belongs to another config or is not a run folder."""
     if not workdir.exists():
@@ -42,7 +80,11 @@ def check(config: ConfigDict, workdir: Path) -> None:
             raise UserError(f"{str(workdir)!r} is not empty and not a run folder")
         return
     ours = _identity(config.to_dict())
-    theirs = _identity(legacy.upgrade(files.read_json(stored_file)))
+    stored = files.read_json(stored_file)
+    theirs = _identity(legacy.upgrade(stored))
+    if "code" not in stored:
+        # An earlier version did not look at it.
+        ours = {key: value for key, value in ours.items() if not key.startswith("code")}
     differing = sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k))
     # The three layers only repeat what the phases, which are run, inherit from them.
     differing = [k for k in differing if not k.startswith(("train.", "teacher.", "student."))]

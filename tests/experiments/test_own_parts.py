@@ -126,6 +126,13 @@ def test_parts_of_ones_own_are_run_resumed_and_evaluated(folder):
     printed = json.loads(evaluated.stdout)
     assert printed["a"]["accuracy"] == result["test"]["accuracy"]
     assert printed["agreement"] == result["test"]["agreement"]
+    before = (folder / "mine.py").read_text()
+    (folder / "mine.py").write_text(before + "\n# Another loss.\n")
+    changed = command(*main)
+    (folder / "mine.py").write_text(before)
+    assert changed.returncode == 2
+    assert "belongs to another config: code.mine (" in changed.stderr
+    assert "nothing was changed" in command(*main).stdout
     lost = command("experiments.evaluate", f"--a={run / 'mine'}")
     assert lost.returncode == 2
     (line,) = lost.stderr.strip().splitlines()
