@@ -37,6 +37,9 @@ def main() -> None:
     host.set_up_cache(str(Path(cache) / "kdjax"))
     # Off a terminal rich assumes 80 columns, and folds the table and the lines.
     console = Console() if sys.stdout.isatty() else Console(width=160)
+    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    if note := usage.what_stays(config, overrides):
+        console.print(note, highlight=False, soft_wrap=True)
     run.run(config, folder, console)
 
 

@@ -1,7 +1,7 @@
 """What `python -m experiments.main --help` prints: the command, the configs, the keys of one."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,35 @@ def _flat(group: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+# What a config sets for its data.
+_OF_DATA = (
+    "data.resize", "data.image_size", "data.train_examples", "train.mean", "train.std",
+    "train.batch_size", "train.augment.flip", "train.augment.padding", "teacher.epochs",
+    "student.epochs", "student.shots",
+)  # fmt: skip
+
+
+def what_stays(config: ConfigDict, overrides: Collection[str]) -> str:
+    """A line on settings for other data, where `data.name` was set on the command line; or "".
+
+    Args:
+      config: with the overrides.
+      overrides: the keys that were set on the command line.
+    """
+    if "data.name" not in overrides:
+        return ""
+    flat = dict(_flat(config.to_dict()))
+    stays = [
+        f"{key}={flat[key]!r}"
+        for key in _OF_DATA
+        if key not in overrides and (flat[key] or key == "train.augment.flip")
+    ]
+    return (
+        f"note: data.name={config.data.name} changes the data alone; as the config has it stay "
+        f"{', '.join(stays)}. Most configs set them for data=NAME, --config=FILE.py:data=NAME"
+    )
 
 
 def text(description: str, folder: Path, config: ConfigDict | None) -> str:
