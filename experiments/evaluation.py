@@ -200,9 +200,17 @@ class Comparison(NamedTuple):
     names: tuple[str, ...]
 
     def measure(self, logits: np.ndarray, split: PhaseSplit) -> dict[str, float]:
-        """All metrics of a member's logits [n, k] of a split."""
-        result = summarize(logits, split.labels, self.teachers.joint(split))
+        """All metrics of a member's logits [n, k] of a split.
+
+        Networks of other classes are not compared.
+        """
+        teacher = self.teachers.joint(split)
+        if teacher is not None and teacher.shape != logits.shape:
+            teacher = None
+        result = summarize(logits, split.labels, teacher)
         for name, other in zip(self.names, self.others.each(split), strict=True):
+            if other.shape != logits.shape:
+                continue
             compared = summarize(logits, split.labels, other)
             for key, figure in _COMPARED.items():
                 if figure in compared:
@@ -270,8 +278,10 @@ class TeacherLogits:
         )
 
     def joint(self, split: PhaseSplit) -> np.ndarray | None:
-        """float32 [n, k] of the teachers' ensemble, or None without teachers."""
+        """float32 [n, k] of the teachers' ensemble, or None without one: their classes differ."""
         each = self.each(split)
+        if len({one.shape for one in each}) > 1:
+            return None
         if len(each) < 2:
             return each[0] if each else None
         # In batches, as the logits of all teachers together may be too large for a device.

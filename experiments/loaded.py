@@ -49,6 +49,10 @@ def _described(plan: Plan, name: str, reference: str, trained: TrainedNetwork) -
             sees = TeacherLogits({name: placed}, plan.data.image_size, plan.devices)
             # It is known to the split from here on, and not computed again.
             (logits,) = sees.each(images)
+            if logits.shape[-1] != plan.data.num_classes:
+                shown += f", of {logits.shape[-1]} classes, where the data has "
+                shown += f"{plan.data.num_classes}: only its features can be learned from"
+                break
             accuracy = summarize(logits, images.labels).get("accuracy")
             if accuracy is not None:
                 shown += f", {split} accuracy {accuracy:.2%}"

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -210,7 +211,8 @@ def _load_network(
     mean, std = ((), ()) if config.mean and config.std else phase_data.statistics
     return networks.load(
         reference,
-        num_classes=phase_data.num_classes,
+        # A phase knows its own classes, and features can be distilled from a network with others.
+        num_classes=0 if Path(reference).is_dir() else phase_data.num_classes,
         in_channels=phase_data.channels,
         mean=config.mean or mean,
         std=config.std or std,

@@ -2,10 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import safetensors.numpy
 from ml_collections import ConfigDict
-from small_run import small_config
+from small_run import execute, refusal, small_config
 
 from experiments import loaded, plan, run
 from kdjax import models, torch_import
@@ -54,6 +55,27 @@ def test_a_normalisation_of_other_pixels_is_warned_of_once(file):
     assert any("mean 77, std 96 (given)" in line for line in lines)
     warnings = [line for line in lines if "pixels in [0, 255] by 255" in line]
     assert [line.split()[1] for line in warnings] == ["teacher", "scratch"]
+
+
+def test_features_are_learned_from_a_network_of_other_classes(finished, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split in ("train", "test"):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (64, 8, 8, 1)).astype(np.uint8)
+        arrays[f"{split}_labels"] = np.arange(64) % 4
+    np.savez(tmp_path / "own.npz", **arrays)
+    config = small_config()
+    config.data.update(name=f"npz:{tmp_path / 'own.npz'}", train_examples=0)
+    del config.phases["teacher"], config.phases["scratch"]
+    config.phases.kd.teachers = (str(finished / "teacher"),)
+    assert "the teacher has 10 classes, the student 4" in refusal(config, tmp_path / "kd")
+    objective = {"cross_entropy": {}, "nst": {"weight": 10.0}}
+    config.phases.kd.objective = ConfigDict(objective)
+    summary, printed = execute(config, tmp_path / "run")
+    assert "of 10 classes, where the data has 4" in printed
+    measured = summary["phases"]["kd"]["test"]
+    assert "accuracy" in measured
+    assert "agreement" not in measured
 
 
 def test_nothing_is_said_of_a_run_that_trains_all_its_networks():
