@@ -23,7 +23,9 @@ from kdjax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config(argument).")
 HELP = {"--help", "-h", "--helpfull", "--helpshort", "-help"}
-_WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; by default runs/NAME-HASH.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Run folder; by default runs/NAME-PHASES-DATA-HASH."
+)
 
 
 def main() -> None:

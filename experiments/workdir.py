@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import json
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from experiments import files, legacy
 from kdjax import references
 from kdjax.types import UserError
 
+# Phases in the name of a run folder; of more, the number is given.
+_SHOWN_PHASES = 2
 _OURS = ("kdjax", "experiments", "configs")
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 # Keys on which no result depends: they may differ between a run and its continuation.
@@ -28,9 +31,19 @@ _NEUTRAL = (
 
 
 def default(config_name: str, config: ConfigDict) -> Path:
-    """`runs/NAME-HASH`: the same command finds its run again, another config has another."""
+    """`runs/NAME-PHASES-DATA-HASH`, such as `runs/distill-crd_kd-cifar10-3fa1b2`.
+
+    The same command finds its run again, another config has another.
+    """
     identity = json.dumps(_identity(config.to_dict()), sort_keys=True)
-    return Path("runs") / f"{config_name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:6]
+    # The teacher and the student from scratch are in most runs.
+    phases = [name for name in config.phases if name not in ("teacher", "scratch")]
+    shown = "+".join(phases[:_SHOWN_PHASES])
+    if len(phases) > _SHOWN_PHASES:
+        shown += f"+{len(phases) - _SHOWN_PHASES}"
+    data = re.sub(r"\W+", "_", config.data.name.rpartition(":")[2])[-20:].strip("_")
+    return Path("runs", "-".join(filter(None, (config_name, shown, data, digest))))
 
 
 def code(config: dict[str, Any]) -> dict[str, str]:
