@@ -73,7 +73,9 @@ def load_data(reference: str) -> "tuple[PhaseData, str, str]":
         options = {"name": DATA.value, "dir": DATA_DIR.value}
         options |= {key: described[key] for key in ("resize", "image_size") if key in described}
     elif (folder.parent / "config.json").exists():
-        options = files.read_json(folder.parent / "config.json")["data"]
+        config = files.read_json(folder.parent / "config.json")
+        # A run without data may still have been evaluated on some.
+        options = config["data"] if config["data"]["name"] else config["evaluation"]
         options["dir"] = DATA_DIR.value or options["dir"]
         if not options["name"]:
             raise UserError(f"the run of {reference} has no data: set --data")

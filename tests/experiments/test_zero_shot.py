@@ -249,6 +249,18 @@ def test_transition_curves_of_two_phases(finished, tmp_path):
     assert (done.returncode, done.stderr[:6]) == (2, "error:")
 
 
+def test_networks_of_a_run_without_data_are_compared_on_what_it_was_evaluated_on(done, tmp_path):
+    workdir, _, _, _ = done
+    command = [sys.executable, "-m", "experiments.transition_curves"]
+    pair = [f"--a={workdir / 'zero_shot'}", f"--b={workdir / 'teacher'}"]
+    sizes = ["--images=2", "--steps=2", f"--out={tmp_path / 'curves'}"]
+    compared = subprocess.run(
+        [*command, *pair, *sizes], capture_output=True, text=True, check=False
+    )
+    assert compared.returncode == 0, compared.stderr
+    assert json.loads(compared.stdout)["data"] == "digits"
+
+
 def test_a_phase_measures_its_transition_curves(finished, tmp_path):
     config = data_free_config(finished / "teacher")
     config.phases.zero_shot.update(steps=1)
