@@ -2,9 +2,11 @@
 
 import ast
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -28,12 +30,19 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], int | None]]:
-    """Yields a function that returns which of SIGTERM and SIGINT has arrived first, or None."""
+    """Yields a function that returns which of SIGTERM and SIGINT has arrived first, or None.
+
+    On a terminal the first one is acknowledged at once: compiling may take a minute.
+    """
     received: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+
+    def receive(number: int, _: Any) -> None:
+        if not received and sys.stderr.isatty():
+            # A handler may interrupt a print, so it must not print itself.
+            os.write(sys.stderr.fileno(), b"\nstopping: what is due is finished and saved first\n")
+        received.append(number)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield lambda: received[0] if received else None
     finally:

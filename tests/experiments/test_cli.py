@@ -1,6 +1,8 @@
 """The command line: exit statuses and the one line on stderr."""
 
 import json
+import os
+import pty
 import subprocess
 import sys
 
@@ -90,3 +92,20 @@ def test_evaluate_refuses_a_run_where_a_phase_is_meant(finished):
     done = command(f"--a={finished}", "--data=digits", module="experiments.evaluate")
     assert done.returncode == 2
     assert "name one of its phases, kd, scratch, teacher" in done.stderr
+
+
+def test_a_signal_is_acknowledged_at_once_on_a_terminal():
+    script = """
+import os, signal
+from experiments import cli
+with cli.stop_signals() as stop:
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert stop() == signal.SIGINT
+"""
+    terminal, theirs = pty.openpty()
+    done = subprocess.run([sys.executable, "-c", script], stderr=theirs, check=False)
+    os.close(theirs)
+    assert done.returncode == 0
+    assert os.read(terminal, 1000).count(b"stopping: what is due") == 1
+    os.close(terminal)
