@@ -280,6 +280,19 @@ def test_a_chain_ends_in_a_student_beside_one_of_a_medium_teacher_from_scratch()
     assert shots == {"scratch", "chain", "direct", "large"}
 
 
+def test_every_student_of_a_chain_is_measured_against_who_taught_it(tmp_path):
+    config = small("chain")
+    for phase in config.phases.values():
+        phase.model = "small_run:Tiny"
+    phases = execute(config, tmp_path / "run")[0]["phases"]
+    taught = {
+        "medium_1": "teacher", "chain": "medium_1", "direct": "medium_scratch", "large": "teacher"
+    }  # fmt: skip
+    for student, teacher in taught.items():
+        expected = phases[teacher]["test"]["accuracy"]
+        assert phases[student]["test"]["teacher_accuracy"] == expected
+
+
 def test_longer_chains_go_from_teacher_to_teacher():
     phases = recipes.get_config("chain,models=resnet56/resnet32/resnet20/resnet8").phases
     assert phases.medium_2.teachers == ("medium_1",)

@@ -3,10 +3,11 @@
 import re
 
 import pytest
-from small_run import refusal
+from small_run import execute, refusal
 
 from configs import recipes
 from experiments import plan, report, run
+from experiments.log import read_metrics
 from kdjax.types import UserError
 
 PROBES = {
@@ -65,3 +66,16 @@ def test_mistakes_are_one_line(tmp_path):
         recipes.get_config("properties_mnist,teacher=lenet")
     config = recipes.get_config("properties_mnist,textures=digits")
     assert "textures 'digits' are 8x8" in refusal(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("arg", ["properties", "properties_mnist"])
+def test_every_student_but_the_independent_ones_learns_from_the_teacher(arg, tmp_path):
+    config = recipes.get_config(arg)
+    config.debug = True
+    for phase in config.phases.values():
+        phase.model = "lenet"
+    execute(config, tmp_path / "run")
+    for name in set(config.phases) - {"teacher"}:
+        rows = read_metrics(tmp_path / "run" / name / "metrics.jsonl")
+        terms = {key for key in rows[-1] if key in ("train/kd", "train/fitnet", "train/crd")}
+        assert bool(terms) != name.startswith("independent"), (name, rows[-1])
