@@ -6,7 +6,7 @@ the final table.
 
 from collections.abc import Iterator, Mapping
 
-from experiments.evaluation import TeacherLogits, summarize
+from experiments.evaluation import TeacherLogits, summarize, teacher_sizes
 from experiments.networks import TORCH_SUFFIXES, TrainedNetwork
 from experiments.plan import Load, Plan, Train
 
@@ -22,42 +22,44 @@ def lines(plan: Plan, loaded: Mapping[str, TrainedNetwork], known: set[str]) -> 
       loaded: networks that do not come from this run, by reference.
       known: what was described before; it is added to.
     """
+    # By name: reference, network and, of a teacher, the side of what it sees.
     networks = {}
     if isinstance(plan.action, Load):
-        networks = {plan.name: (plan.config.checkpoint, plan.action.trained)}
+        networks = {plan.name: (plan.config.checkpoint, plan.action.trained, 0)}
     for member in plan.members:
-        for one in (*member.teachers, *member.compared_with):
+        sizes = teacher_sizes(plan.config.augment.teacher_size, len(member.teachers))
+        others = dict.fromkeys((*member.compared_with, *member.ensemble), 0)
+        for one, size in (others | dict(zip(member.teachers, sizes, strict=True))).items():
             if one in loaded:
-                networks[one] = (one, loaded[one])
+                networks[one] = (one, loaded[one], size)
     normalisation = (plan.network.mean, plan.network.std)
     if isinstance(plan.action, Train) and str(normalisation) not in known:
         known.add(str(normalisation))
         yield from implausible(plan.name, *normalisation)
-    for name, (reference, trained) in networks.items():
+    for name, given in networks.items():
         if name not in known:
             known.add(name)
-            yield from _described(plan, name, reference, trained)
+            yield from _described(plan, name, *given)
 
 
-def _described(plan: Plan, name: str, reference: str, trained: TrainedNetwork) -> Iterator[str]:
+def _described(
+    plan: Plan, name: str, reference: str, trained: TrainedNetwork, size: int
+) -> Iterator[str]:
     shown = f"{name}: {trained.name}" + (f" from {reference}" if reference != name else "")
-    accuracy = None
-    for split in ("test", "validation"):
-        if split in plan.data.splits:
-            images = plan.data.splits[split]
-            placed = trained._replace(variables=plan.devices.replicate(trained.variables))
-            sees = TeacherLogits({name: placed}, plan.data.image_size, plan.devices)
-            # It is known to the split from here on, and not computed again.
-            (logits,) = sees.each(images)
-            if logits.shape[-1] != plan.data.num_classes:
-                shown += f", of {logits.shape[-1]} classes, where the data has "
-                shown += f"{plan.data.num_classes}: only its features can be learned from"
-                break
-            accuracy = summarize(logits, images.labels).get("accuracy")
-            if accuracy is not None:
-                shown += f", {split} accuracy {accuracy:.2%}"
-            break
-    network = trained.network
+    network, accuracy = trained.network, None
+    split = next((one for one in ("test", "validation") if one in plan.data.splits), "")
+    if network.module.num_classes != plan.data.num_classes:
+        shown += f", of {network.module.num_classes} classes, where the data has "
+        shown += f"{plan.data.num_classes}: only its features can be learned from"
+    elif split:
+        images = plan.data.splits[split]
+        placed = trained._replace(variables=plan.devices.replicate(trained.variables))
+        sees = TeacherLogits({name: placed}, plan.data.image_size, plan.devices, (size,))
+        # They are known to the split from here on, and not computed again.
+        (logits,) = sees.each(images)
+        accuracy = summarize(logits, images.labels).get("accuracy")
+    if accuracy is not None:
+        shown += f", {split} accuracy {accuracy:.2%}"
     if reference.endswith(TORCH_SUFFIXES):
         given = plan.config.mean and plan.config.std
         how = "given" if given else "measured on the training images, as none are given"

@@ -15,7 +15,7 @@ from kdjax import models, torch_import
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """A PyTorch file with a network that has learned nothing."""
-    options = dict(num_classes=10, in_channels=1, widths=(16, 16, 32, 24))
+    options = dict(num_classes=10, in_channels=1)
     module = models.create("resnet8", **options)
     variables = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
     path = tmp_path_factory.mktemp("torch") / "teacher.safetensors"
@@ -28,7 +28,6 @@ def with_teacher(file):
     """A small run whose teacher is in the file."""
     config = small_config()
     config.teacher.update(model="resnet8", checkpoint=str(file))
-    config.teacher.model_options = ConfigDict({"widths": (16, 16, 32, 24)})
     return config
 
 
@@ -76,6 +75,19 @@ def test_features_are_learned_from_a_network_of_other_classes(finished, tmp_path
     measured = summary["phases"]["kd"]["test"]
     assert "accuracy" in measured
     assert "agreement" not in measured
+
+
+def test_a_teacher_is_measured_at_the_resolution_at_which_it_teaches(file):
+    config = small_config()
+    del config.phases["teacher"], config.phases["scratch"]
+    config.phases.kd.teachers = (f"resnet8={file}",)
+    config.phases.kd.augment.teacher_size = (16,)
+    plans, from_elsewhere = plan.plan_all(run.resolve(config))
+    line, *_ = loaded.lines(plans[0], from_elsewhere, set())
+    assert line.startswith(f"resnet8={file}: resnet8, test accuracy")
+    # What the phase will look up, so that nothing is computed twice.
+    known = plans[0].data.splits["test"].teacher_logits
+    assert list(known) == [(f"resnet8={file}", 16)]
 
 
 def test_nothing_is_said_of_a_run_that_trains_all_its_networks():
