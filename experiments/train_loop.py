@@ -109,8 +109,7 @@ class TrainLoop:
             calls = _Calls.of(self._plan.settings, self._action.task.eval_every, self._total)
             inputs = _step_inputs(self._running, self._plan)
             if self._step == 0:
-                if self._plan.config.reestimate_batch_norm:
-                    self._states = self._action.task.reestimate_batch_norm(self._states, inputs)
+                self._states = self._action.task.prepare(self._states, inputs)
                 self._keep(calls)
             run_steps = self._action.task.make_step(inputs, self._step)
             lap_start, compiled = self._step, False

@@ -84,10 +84,8 @@ class Task(Protocol):
           init_variables: of the student; None for the model's own initialisation.
         """
 
-    def reestimate_batch_norm(
-        self, states: Sequence[TrainState], inputs: StepInputs
-    ) -> Sequence[TrainState]:
-        """The states before the first step, with batch statistics of the training images."""
+    def prepare(self, states: Sequence[TrainState], inputs: StepInputs) -> Sequence[TrainState]:
+        """The states of the first step, from those that the members start with."""
 
     def make_step(self, inputs: StepInputs, start: int) -> RunSteps:
         """The steps from `start` on; the result must be called for all steps in order."""

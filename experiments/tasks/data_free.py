@@ -149,11 +149,9 @@ class DataFree:
             init_variables=init_variables,
         )
 
-    def reestimate_batch_norm(
-        self, states: Sequence[TrainState], inputs: StepInputs
-    ) -> Sequence[TrainState]:
-        """See `Task`; there are no images, and a config that asks for it is refused."""
-        raise NotImplementedError
+    def prepare(self, states: Sequence[TrainState], inputs: StepInputs) -> Sequence[TrainState]:
+        """See `Task.prepare`; without images there is nothing to do."""
+        return states
 
     def make_step(self, inputs: StepInputs, start: int) -> RunSteps:
         """See `Task.make_step`."""

@@ -67,6 +67,7 @@ class Supervised:
       ema_decay: of the average of the student's variables; 0 keeps none.
       teacher_batch_norm: as for `kdjax.train.make_train_step`.
       sync_batch_norm: whether the networks' batch norm averages over all devices.
+      reestimate_batch_norm: whether to measure batch statistics again before the first step.
     """
 
     network: Network
@@ -86,6 +87,7 @@ class Supervised:
     ema_decay: float = 0.0
     teacher_batch_norm: str = "running"
     sync_batch_norm: bool = True
+    reestimate_batch_norm: bool = False
 
     @classmethod
     def create(cls, setup: Setup, length: Length) -> "Supervised":
@@ -118,6 +120,7 @@ class Supervised:
             ema_decay=config.ema_decay,
             teacher_batch_norm=config.teacher_batch_norm,
             sync_batch_norm=config.sync_batch_norm,
+            reestimate_batch_norm=config.reestimate_batch_norm,
         )
         task.all_views()
         task.check_teacher_views()
@@ -150,10 +153,14 @@ class Supervised:
             ema_decay=self.ema_decay,
         )
 
-    def reestimate_batch_norm(
-        self, states: Sequence[TrainState], inputs: StepInputs
-    ) -> Sequence[TrainState]:
-        """See `Task`: one pass in training mode over all images, with the views of training."""
+    def prepare(self, states: Sequence[TrainState], inputs: StepInputs) -> Sequence[TrainState]:
+        """See `Task.prepare`.
+
+        If batch statistics are to be measured again, by one pass over all images in training mode,
+        with the views of training.
+        """
+        if not self.reestimate_batch_norm:
+            return states
         step = self.devices.map(
             batch_stats.make_batch_stats_step(
                 student=self.network, views=self.all_views(), axis_name=parallel.AXIS
