@@ -28,15 +28,21 @@ def make_objective(config: Mapping[str, Any], length: Length) -> Distiller:
         raise UserError(f"an objective needs a method: choose from {', '.join(distillers.names())}")
     terms = {}
     for name, given in config.items():
-        arguments = dict(given)
-        weight = arguments.pop("weight", 1.0)
-        schedule = arguments.pop("schedule", None)
-        method = arguments.pop("method", name)
-        part = arguments.pop("on", "all")
+        distiller, weight, schedule, part = _read_term(name, given)
         if schedule:
             weight = length.schedule(peak_value=weight, **schedule)
-        terms[name] = (weight, distillers.on_part(part, distillers.create(method, **arguments)))
+        terms[name] = (weight, distillers.on_part(part, distiller))
     return distillers.weighted_sum(**terms)
+
+
+def _read_term(name: str, given: Mapping[str, Any]) -> tuple[Distiller, Any, Any, str]:
+    """The method of a term, its weight, the schedule of that, and the part that it is on."""
+    arguments = dict(given)
+    weight = arguments.pop("weight", 1.0)
+    schedule = arguments.pop("schedule", None)
+    method = arguments.pop("method", name)
+    part = arguments.pop("on", "all")
+    return distillers.create(method, **arguments), weight, schedule, part
 
 
 class LogitTerms:
@@ -44,14 +50,7 @@ class LogitTerms:
 
     def __init__(self, config: Mapping[str, Any]):
         """Takes a phase's `objective`; weights, schedules and parts of a batch play no role."""
-        self._methods = {}
-        for name, given in config.items():
-            arguments = {
-                key: value
-                for key, value in dict(given).items()
-                if key not in ("weight", "schedule", "method", "on")
-            }
-            self._methods[name] = distillers.create(given.get("method", name), **arguments)
+        self._methods = {name: _read_term(name, given)[0] for name, given in config.items()}
 
     def measure(
         self, logits: np.ndarray, labels: np.ndarray, teacher_logits: Sequence[np.ndarray]
