@@ -12,6 +12,11 @@ from typing import Any, NamedTuple
 from kdjax.types import UserError
 
 
+def kept(member: str, epoch: str) -> str:
+    """What the network is called that a member had after an epoch; also its folder."""
+    return f"{member}@{epoch}"
+
+
 class Member(NamedTuple):
     """One seed of a phase.
 

@@ -150,8 +150,8 @@ def _named(plan: Plan, member: Member) -> list[str]:
     """What later phases may call the networks that a member has."""
     if isinstance(plan.action, Ensemble):
         return []
-    kept = plan.action.keep if isinstance(plan.action, Train) else ()
-    return [member.name, *(f"{member.name}@{epoch}" for epoch in kept)]
+    epochs = plan.action.keep if isinstance(plan.action, Train) else ()
+    return [member.name, *(members.kept(member.name, epoch) for epoch in epochs)]
 
 
 def make_plan(

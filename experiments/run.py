@@ -11,7 +11,7 @@ from experiments import cli, files, legacy, loaded, networks, report
 from experiments import workdir as workdirs
 from experiments.cli import Interrupted
 from experiments.data import PhaseData
-from experiments.members import Member, expand
+from experiments.members import Member, expand, kept
 from experiments.networks import TrainedNetwork
 from experiments.phase import run_phase
 from experiments.plan import Ensemble, Plan, Train, plan_all
@@ -49,13 +49,13 @@ def _shrink(config: ConfigDict) -> None:
     The digits take the place of data that would have to be prepared first, and then the teachers
     of other data are trained, too.
     """
-    if _unprepared(config.data):
+    replaced = _unprepared(config.data)
+    if replaced:
         _put_digits(config)
     for phase in config.phases.values():
         for given in (phase.images, phase.more_images):
-            if given.name and (_unprepared(given) or config.data.name == "digits"):
-                side = config.data.resize
-                given.update(name="digits", split="train", resize=side, examples=0)
+            if given.name and (replaced or _unprepared(given)):
+                given.update(name="digits", split="train", resize=config.data.resize, examples=0)
         phase.update(
             batch_size=16, grad_accum_steps=1, steps=2, shots=min(phase.shots, PhaseData.FEW)
         )
@@ -118,10 +118,10 @@ class Progress:
         folder = workdir / member.name
         self.trained[member.name] = trained or networks.load(str(folder), dtype=dtype)
         for epoch in plan.action.keep if isinstance(plan.action, Train) else ():
-            kept = folder.with_name(f"{member.name}@{epoch}")
+            name = kept(member.name, epoch)
             # A phase that ended early has not kept them all.
-            if kept.exists():
-                self.trained[kept.name] = networks.load(str(kept), dtype=dtype)
+            if (workdir / name).exists():
+                self.trained[name] = networks.load(str(workdir / name), dtype=dtype)
 
     def left_out(self, member: Member) -> bool:
         """Whether a member cannot be trained because of what others lack."""

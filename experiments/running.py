@@ -14,7 +14,7 @@ from experiments import files, networks
 from experiments.clock import Clock
 from experiments.data import PhaseSplit
 from experiments.evaluation import Comparison, Evaluator
-from experiments.members import Member
+from experiments.members import Member, kept
 from experiments.networks import TrainedNetwork
 from experiments.plan import Plan, Train
 from kdjax import checkpoint, parallel
@@ -76,7 +76,7 @@ class RunningMember:
 
     def keep(self, epoch: str, variables: Variables) -> None:
         """Keeps the network of this moment in a folder of its own, beside the member's."""
-        folder = self.folder.with_name(f"{self.folder.name}@{epoch}")
+        folder = self.folder.with_name(kept(self.member.name, epoch))
         folder.mkdir(exist_ok=True)
         files.write_json(folder / "network.json", self.described)
         stored = checkpoint.Checkpoints(folder / "checkpoints")
