@@ -112,6 +112,7 @@ class PhaseData:
       image_size: side of what the networks see, in pixels.
       resize: side to which images were resized when read; 0 if they were not.
       workers: processes that decode splits too large for memory.
+      class_names: of the classes, in the order of the labels; () where they are not known.
       labelled: whether the training split has labels that a phase may use.
       more: images that a phase sees beside those of its training split, or None.
       more_labelled: the same for these.
@@ -123,6 +124,7 @@ class PhaseData:
     image_size: int
     resize: int = 0
     workers: int = 0
+    class_names: tuple[str, ...] = ()
     labelled: bool = True
     more: PhaseSplit | None = None
     more_labelled: bool = False
@@ -334,6 +336,7 @@ def read(
     return PhaseData(
         splits={split: PhaseSplit(value) for split, value in dataset.splits().items()},
         num_classes=dataset.num_classes,
+        class_names=dataset.class_names,
         channels=channels,
         image_size=size,
         resize=resize,

@@ -77,6 +77,7 @@ def run_phase(
         options=plan.config.model_options.to_dict(),
         image_size=plan.data.image_size,
         resize=plan.data.resize,
+        class_names=list(plan.data.class_names),
     )
     with contextlib.ExitStack() as opened:
         running = _open(plan, members, trained, workdir, described, opened)

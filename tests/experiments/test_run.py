@@ -62,6 +62,8 @@ def test_the_run_folder_holds_what_is_promised(finished):
     assert kd["test"]["accuracy"] * 596 == pytest.approx(round(kd["test"]["accuracy"] * 596))
     assert kd["test"]["teacher_accuracy"] == summary["phases"]["teacher"]["test"]["accuracy"]
     assert json.loads((finished / "config.json").read_text()) == summary["config"]
+    network = json.loads((finished / "kd/network.json").read_text())
+    assert network["class_names"] == list("0123456789")
     assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
     rows = read_metrics(finished / "kd" / "metrics.jsonl")
     assert rows[-1]["step"] == 6

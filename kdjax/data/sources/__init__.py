@@ -13,6 +13,7 @@ import numpy as np
 from kdjax import references
 from kdjax.data.sources import cifar, digits, domains, external, folder, npz, tfds
 from kdjax.data.sources.base import (
+    Classes,
     Dataset,
     Lazy,
     OnDemand,
@@ -27,6 +28,7 @@ from kdjax.types import UserError
 
 __all__ = [
     "KINDS",
+    "Classes",
     "Dataset",
     "Lazy",
     "OnDemand",
@@ -78,7 +80,8 @@ def load(
           class is a test image.
         - `tfds:<name>`: a data set of TensorFlow Datasets.
         - `cifar:<dir>`: the Python version of CIFAR-10 or CIFAR-100, as their authors publish it.
-        - `npz:<file>`: arrays `train_images`, `train_labels`, `test_images`, `test_labels`.
+        - `npz:<file>`: arrays `train_images`, `train_labels`, `test_images`, `test_labels`, and
+          `class_names` if there are.
         - `folder:<dir>`: image files `<dir>/{train,test}/<class>/*.{png,jpg}`.
         - `domains:<domains>:<data set>[@<textures>]`: grey images as they are (`plain`), on
           coloured backgrounds (`color`) or blended with textures (`texture`), joined by `+`.
@@ -107,7 +110,7 @@ def load(
     if whole and not resize:
         raise UserError("whole is set, but resize is 0: it must be the side for evaluation")
     options = SourceOptions(dir, train_split, test_split, resize, memory, whole)
-    train, test, num_classes = _read(name, options)
+    train, test, classes = _read(name, options)
     if whole and train.whole is None:
         raise UserError(f"data set {name!r} has no images at full resolution: unset whole")
     for split, what in ((train, "training"), (test, "test")):
@@ -128,10 +131,12 @@ def load(
         order = order[:train_examples]
     if validation or train_examples:
         train = train.subset(np.sort(order))
-    return Dataset(train, test, held_out, num_classes)
+    if isinstance(classes, int):
+        return Dataset(train, test, held_out, classes)
+    return Dataset(train, test, held_out, len(classes), tuple(classes))
 
 
-def _read(name: str, options: SourceOptions) -> tuple[Split, Split, int]:
+def _read(name: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
     """Calls the reader of the data set with this name."""
     kind, _, argument = name.partition(":")
     if kind in _SOURCES:

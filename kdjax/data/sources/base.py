@@ -9,6 +9,8 @@ from PIL import Image
 
 from kdjax.types import UserError
 
+# The number of classes, or their names in the order of the labels.
+Classes = int | Sequence[str]
 # From positions in a split to images, uint8 [h, w, c] each.
 ReadImages = Callable[[Sequence[int]], list[np.ndarray]]
 
@@ -89,12 +91,14 @@ class Dataset(NamedTuple):
       test: the examples that results are reported on; never used to choose anything.
       validation: held out of the training data, or None.
       num_classes: k.
+      class_names: of the classes, in the order of the labels; () where they are not known.
     """
 
     train: Split
     test: Split
     validation: Split | None
     num_classes: int
+    class_names: tuple[str, ...] = ()
 
     def splits(self) -> dict[str, Split]:
         """The splits that exist, by name."""
@@ -132,8 +136,8 @@ class Reader(Protocol):
         return images of side `options.resize` if that is not 0.
 
     Returns:
-      The training split, the test split and the number of classes k. Images are uint8
-      [n, h, w, c] or `Lazy`, of the same size in both splits; labels are integers [n] in
+      The training split, the test split, and the number of classes k or their names. Images are
+      uint8 [n, h, w, c] or `Lazy`, of the same size in both splits; labels are integers [n] in
       [-1, k), -1 where unknown. If `options.whole`, splits also have the images as they were
       before they were resized, if the reader can give them.
 
@@ -141,7 +145,7 @@ class Reader(Protocol):
       UserError: if the data cannot be found or read.
     """
 
-    def __call__(self, argument: str, options: SourceOptions) -> tuple[Split, Split, int]: ...
+    def __call__(self, argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]: ...
 
 
 def from_arrays(
@@ -151,8 +155,8 @@ def from_arrays(
     test_labels: np.ndarray,
     options: SourceOptions,
     *,
-    num_classes: int = 0,
-) -> tuple[Split, Split, int]:
+    classes: Classes = 0,
+) -> tuple[Split, Split, Classes]:
     """What a `Reader` returns, from arrays in memory; images are resized on request.
 
     A reader of arrays is three lines:
@@ -167,11 +171,12 @@ def from_arrays(
       test_images: uint8 [m, h, w, c], of the size of the training images, or [m, h, w].
       test_labels: int [m], -1 where unknown.
       options: the reader's options, of which `resize` is used.
-      num_classes: k; 0 takes one more than the largest label, and every class must have a
-        training image then.
+      classes: their number k or their names; 0 takes one more than the largest label, and every
+        class must have a training image then.
 
     Raises:
-      UserError: if an array has another type or shape, or a class has no training image.
+      UserError: if an array has another type or shape, a label is too large, or a class has no
+        training image.
     """
     splits = []
     for part, images, labels in (
@@ -200,9 +205,11 @@ def from_arrays(
         raise UserError(
             f"training images are {train.images.shape[1:]}, test images {test.images.shape[1:]}"
         )
-    if num_classes:
-        return train, test, num_classes
     largest = max(int(split.labels.max(initial=-1)) for split in splits)
+    if classes:
+        if largest >= (k := classes if isinstance(classes, int) else len(classes)):
+            raise UserError(f"labels are up to {largest}, and there are {k} classes, from 0 on")
+        return train, test, classes
     without = sorted(set(range(largest + 1)) - set(train.labels.tolist()))
     if without and (train.labels >= 0).any():
         shown = ", ".join(map(str, without[:5])) + (", ..." if len(without) > 5 else "")

@@ -3,25 +3,37 @@
 import io
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdjax.data.sources.base import SourceOptions, Split, from_arrays
+from kdjax.data.sources.base import Classes, SourceOptions, Split, from_arrays
 from kdjax.types import UserError, first_line
 
-# By a file that only one of them has: training files, test file, key of the labels.
+
+class _Layout(NamedTuple):
+    train: tuple[str, ...]
+    test: str
+    labels: str  # key of the labels
+    names: tuple[str, str]  # file and key of the classes' names
+
+
+# By a file that only one of them has.
 _LAYOUTS = {
-    "data_batch_1": (tuple(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "labels"),
-    "train": (("train",), "test", "fine_labels"),
-}
+    "data_batch_1": _Layout(
+        tuple(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "labels",
+        ("batches.meta", "label_names"),
+    ),
+    "train": _Layout(("train",), "test", "fine_labels", ("meta", "fine_label_names")),
+}  # fmt: skip
 _IMAGE = (3, 32, 32)
 
 
-def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
+def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
     """Reads the folder `cifar-10-batches-py` or `cifar-100-python`, or one that holds it.
 
-    Labels of CIFAR-100 are the hundred fine ones. The files are pickles, of which only
+    Labels of CIFAR-100 are the hundred fine ones. Classes have the names of `batches.meta` or
+    `meta` if that file is there. The files are pickles, of which only
     containers, strings, numbers and arrays are read: a file cannot run code.
     """
     root = Path(argument)
@@ -37,19 +49,23 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
             f"{argument!r} has neither data_batch_1 to data_batch_5 and test_batch (CIFAR-10) nor "
             "train and test (CIFAR-100), the files of the Python version"
         )
-    folder, (train, test, key) = found[0]
-    parts = [_read(folder / name, key) for name in (*train, test)]
+    folder, layout = found[0]
+    parts = [_read(folder / name, layout.labels) for name in (*layout.train, layout.test)]
+    file, key = layout.names
+    names = (
+        [str(name) for name in _unpickle(folder / file)[key]] if (folder / file).exists() else []
+    )
     images, labels = (np.concatenate(x) for x in zip(*parts[:-1], strict=True))
     try:
-        return from_arrays(images, labels, *parts[-1], options)
+        return from_arrays(images, labels, *parts[-1], options, classes=names or 0)
     except UserError as error:
         raise UserError(f"{str(folder)!r}: {error}") from None
 
 
 def _read(path: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [n, 32, 32, 3] and labels int [n] of one file."""
+    content = _unpickle(path)
     try:
-        content = _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
         pixels = np.asarray(content["data"])
         labels = np.asarray(content[key], np.int64)
         if pixels.dtype != np.uint8 or pixels.shape != (len(labels), np.prod(_IMAGE)):
@@ -58,6 +74,14 @@ def _read(path: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
         # A damaged pickle fails in many ways.
         raise UserError(f"cannot read {str(path)!r}: {first_line(error)}") from None
     return pixels.reshape(-1, *_IMAGE).transpose(0, 2, 3, 1), labels
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        return _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+    except Exception as error:
+        # A damaged pickle fails in many ways.
+        raise UserError(f"cannot read {str(path)!r}: {first_line(error)}") from None
 
 
 class _Array:

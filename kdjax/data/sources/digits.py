@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from kdjax.data.sources.base import SourceOptions, Split, resized
+from kdjax.data.sources.base import Classes, SourceOptions, Split, resized
 
 
-def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
+def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
     """Reads the 1,797 digits, 8x8x1; every third image of each class is a test image."""
     from sklearn import datasets
 
@@ -17,4 +17,4 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
     for label in range(10):
         is_test[np.flatnonzero(labels == label)[2::3]] = True
     train = Split(images[~is_test], labels[~is_test])
-    return train, Split(images[is_test], labels[is_test]), 10
+    return train, Split(images[is_test], labels[is_test]), [str(i) for i in range(10)]

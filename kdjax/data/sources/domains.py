@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kdjax.data.sources.base import Lazy, SourceOptions, Split
+from kdjax.data.sources.base import Classes, Lazy, SourceOptions, Split
 from kdjax.types import UserError
 
 Textures = np.ndarray | Lazy | None
@@ -17,7 +17,7 @@ _AT_A_TIME = 4096
 _CELLS = 4
 
 
-def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
+def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
     """Reads grey images and makes those of other domains from them, with three channels.
 
     With x the grey image in [0, 1], these are
@@ -69,7 +69,7 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
             zip((data.train, data.test), backgrounds, strict=True)
         )
     )
-    return train, test, data.num_classes
+    return train, test, data.class_names or data.num_classes
 
 
 def _split(split: Split, chosen: list[str], textures: Textures, number: int) -> Split:

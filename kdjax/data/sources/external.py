@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from kdjax import references
-from kdjax.data.sources.base import Lazy, SourceOptions, Split
+from kdjax.data.sources.base import Classes, Lazy, SourceOptions, Split
 from kdjax.types import UserError, first_line
 
 
-def read(reference: str, options: SourceOptions) -> tuple[Split, Split, int]:
+def read(reference: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
     """Calls the reader that a reference names and checks what it returns.
 
     Args:
@@ -35,24 +35,37 @@ def read(reference: str, options: SourceOptions) -> tuple[Split, Split, int]:
         ) from error
 
 
-def _checked(result: Any, options: SourceOptions) -> tuple[Split, Split, int]:
+def _checked(result: Any, options: SourceOptions) -> tuple[Split, Split, Classes]:
     """A reader's result with int32 labels, if it fulfils the contract of `Reader`."""
     if not isinstance(result, tuple) or len(result) != 3:
         raise UserError(
             f"the reader returned {_describe(result)}; it must return "
-            "(train split, test split, number of classes)"
+            "(train split, test split, number of classes or their names)"
         )
-    train, test, num_classes = result
-    is_integer = isinstance(num_classes, int | np.integer) and not isinstance(num_classes, bool)
-    if not is_integer or num_classes < 1:
-        raise UserError(f"the number of classes is {num_classes!r}; it must be a positive integer")
-    train = _checked_split("train", train, int(num_classes), options)
-    test = _checked_split("test", test, int(num_classes), options)
+    train, test, given = result
+    classes = _checked_classes(given)
+    num_classes = classes if isinstance(classes, int) else len(classes)
+    train = _checked_split("train", train, num_classes, options)
+    test = _checked_split("test", test, num_classes, options)
     if train.images.shape[1:] != test.images.shape[1:]:
         raise UserError(
             f"training images are {train.images.shape[1:]}, test images {test.images.shape[1:]}"
         )
-    return train, test, int(num_classes)
+    return train, test, classes
+
+
+def _checked_classes(classes: Any) -> Classes:
+    if isinstance(classes, (list, tuple)) and classes:
+        if all(isinstance(name, str) for name in classes) and len(set(classes)) == len(classes):
+            return classes
+        raise UserError("the names of the classes are not strings that differ")
+    is_integer = isinstance(classes, int | np.integer) and not isinstance(classes, bool)
+    if not is_integer or classes < 1:
+        raise UserError(
+            f"the number of classes is {classes!r}; it must be a positive integer, or a list of "
+            "their names"
+        )
+    return int(classes)
 
 
 def _checked_split(name: str, split: Any, num_classes: int, options: SourceOptions) -> Split:

@@ -6,18 +6,25 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kdjax.data.sources.base import OnDemand, SourceOptions, Split, in_memory_or_lazy, resized
+from kdjax.data.sources.base import (
+    Classes,
+    OnDemand,
+    SourceOptions,
+    Split,
+    in_memory_or_lazy,
+    resized,
+)
 from kdjax.types import UserError, first_line
 
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 
-def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
+def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
     """Reads `<dir>/<split>/<class>/*.{png,jpg}`.
 
     Classes are the subfolders of the training split that are not hidden, in alphabetical order;
-    each must have an image. Images have one
-    channel if the first training image is greyscale, otherwise three.
+    each must have an image. Images have one channel if the first training image is greyscale,
+    otherwise three.
     """
     root = argument
     if not Path(root).is_dir():
@@ -73,7 +80,7 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
         images = in_memory_or_lazy(len(paths), read_images, options)
         return Split(images, labels, whole if options.whole else None)
 
-    return split(train_folder), split(test_folder), len(classes)
+    return split(train_folder), split(test_folder), classes
 
 
 def _classes(folder: Path) -> list[str]:

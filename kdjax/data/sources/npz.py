@@ -2,16 +2,18 @@
 
 import numpy as np
 
-from kdjax.data.sources.base import SourceOptions, Split, from_arrays
+from kdjax.data.sources.base import Classes, SourceOptions, Split, from_arrays
 from kdjax.types import UserError, first_line
 
 _KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+_NAMES = "class_names"
 
 
-def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
+def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
     """Reads `train_images`, `train_labels`, `test_images` and `test_labels` from a file.
 
-    The number of classes is one more than the largest label. Pickled objects are not loaded.
+    `class_names`, strings [k], may be there, too; without them the number of classes is one more
+    than the largest label. Pickled objects are not loaded.
     """
     file = argument
     try:
@@ -22,6 +24,7 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
                     f"{file!r} lacks {', '.join(missing)}: it must hold {', '.join(_KEYS)}"
                 )
             arrays = {key: stored[key] for key in _KEYS}
+            names = [str(name) for name in stored[_NAMES]] if _NAMES in stored else []
     except UserError:
         raise
     except FileNotFoundError:
@@ -30,6 +33,6 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
         # Everything else (zip, header, pickle, permission) raises many exception types.
         raise UserError(f"cannot read {file!r} as npz: {first_line(error)}") from None
     try:
-        return from_arrays(**arrays, options=options)
+        return from_arrays(**arrays, options=options, classes=names or 0)
     except UserError as error:
         raise UserError(f"{file!r}: {error}") from None

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kdjax.data.sources.base import (
+    Classes,
     Lazy,
     OnDemand,
     SourceOptions,
@@ -18,7 +19,7 @@ from kdjax.data.sources.base import (
 from kdjax.types import UserError, first_line
 
 
-def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
+def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
     """Reads the data set named `argument`, from `options.dir` or the default of TFDS.
 
     Splits may be slices, such as `train[:90%]`. Data that is not prepared is downloaded and
@@ -93,4 +94,4 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
         return Split(images, labels, whole)
 
     train, test = split(options.train_split), split(options.test_split)
-    return train, test, features[label_key].num_classes
+    return train, test, features[label_key].names

@@ -36,7 +36,7 @@ def test_arrays_become_splits():
 
 
 def test_arrays_can_have_more_classes_than_labels():
-    assert sources.from_arrays(X, Y, X, Y, SourceOptions(), num_classes=10)[2] == 10
+    assert sources.from_arrays(X, Y, X, Y, SourceOptions(), classes=10)[2] == 10
 
 
 def test_arrays_are_resized_as_single_images_are():
@@ -59,3 +59,10 @@ def test_images_that_exceed_the_memory_are_decoded_on_demand(memory, lazy):
     images = sources.in_memory_or_lazy(6, read, SourceOptions(memory=memory))
     assert isinstance(images, Lazy) == lazy
     np.testing.assert_array_equal(images[np.arange(6)], small)
+
+
+def test_arrays_can_name_their_classes_and_have_no_others():
+    names = ("cat", "dog", "horse")
+    assert sources.from_arrays(X, Y, X, Y, SourceOptions(), classes=names)[2] == names
+    with pytest.raises(UserError, match="labels are up to 2, and there are 2 classes"):
+        sources.from_arrays(X, Y, X, Y, SourceOptions(), classes=names[:2])

@@ -79,3 +79,12 @@ def test_damaged_files_are_one_line(cifar10, content):
 def test_a_folder_without_it_says_what_is_needed(tmp_path):
     with pytest.raises(UserError, match="neither data_batch_1 to data_batch_5"):
         sources.load(f"cifar:{tmp_path}")
+
+
+def test_classes_have_the_names_of_the_meta_file(cifar10):
+    assert sources.load(f"cifar:{cifar10}").class_names == ()
+    names = [f"class {i}" for i in range(10)]
+    meta = {"label_names": names, "num_cases_per_batch": 20}
+    write(cifar10 / "cifar-10-batches-py" / "batches.meta", meta)
+    data = sources.load(f"cifar:{cifar10}")
+    assert (data.class_names, data.num_classes) == (tuple(names), 10)

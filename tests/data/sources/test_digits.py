@@ -9,6 +9,7 @@ from kdjax.data import sources
 def test_digits_are_scikit_learns():
     data = sources.load("digits")
     assert data.num_classes == 10
+    assert data.class_names == tuple("0123456789")
     assert data.validation is None
     assert set(data.splits()) == {"train", "test"}
     assert len(data.train) + len(data.test) == 1797

@@ -7,6 +7,7 @@ import pytest
 
 from kdjax.data import sources
 from kdjax.data.sources import Lazy, SourceOptions, Split
+from kdjax.types import UserError
 
 X = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3)).astype(np.uint8)
 Y = np.array([0, 1, -1, 1, 0, 2])
@@ -91,7 +92,7 @@ GREY = Split(X[..., :1], Y)
     [
         (
             None,
-            r"returned a NoneType; it must return \(train split, test split, number of classes\)",
+            r"returned a NoneType; it must return \(train split, test split, number of classes or their names\)",
         ),
         ((TEST, TEST), "returned a tuple of 2"),
         (((X, Y), TEST, 3), "the train split is a tuple of 2; it must be a Split"),
@@ -140,3 +141,14 @@ def test_a_reference_to_no_reader_is_named(assert_error, module):
     assert_error(f"{module}:absent", "data set '.*:absent': module '.*' has no 'absent'")
     assert_error(f"{module}:not_callable", "is not a reader but of type int")
     assert_error("absent_module:reader", "cannot import 'absent_module' for data set")
+
+
+def test_a_reader_can_name_the_classes(returning):
+    data = sources.load(returning((Split(X, Y), TEST, ["cat", "dog", "horse"])))
+    assert (data.class_names, data.num_classes) == (("cat", "dog", "horse"), 3)
+
+
+@pytest.mark.parametrize("names", [["cat", "cat", "dog"], ["cat", "dog", 3]])
+def test_names_of_classes_are_strings_that_differ(returning, names):
+    with pytest.raises(UserError, match="names of the classes"):
+        sources.load(returning((Split(X, Y), TEST, names)))

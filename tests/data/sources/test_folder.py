@@ -41,7 +41,7 @@ def test_images_are_ordered_by_class_and_name(folder):
     (folder / "train" / "cat" / "notes.txt").write_text("not an image")
     (folder / "train" / "README").write_text("not a class")
     data = sources.load(f"folder:{folder}")
-    assert data.num_classes == 2
+    assert (data.num_classes, data.class_names) == (2, ("cat", "dog"))
     np.testing.assert_array_equal(data.train.labels, [0, 0, 0, 1, 1, 1])
     np.testing.assert_array_equal(data.test.labels, [0, 0, 1, 1])
     np.testing.assert_array_equal(data.train.images, [_picture(i) for i in (0, 1, 2, 10, 11, 12)])

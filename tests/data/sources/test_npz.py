@@ -122,3 +122,10 @@ def test_labels_from_one_are_refused_instead_of_adding_a_class(assert_error, tmp
 def test_a_test_label_that_no_training_image_has_is_refused(assert_error, tmp_path):
     name = _npz(tmp_path, test_labels=np.array([0, 1, 2, 4]))
     assert_error(name, "labels are up to 4, but no training image has label 3")
+
+
+def test_npz_may_name_its_classes(tmp_path):
+    assert sources.load(_npz(tmp_path)).class_names == ()
+    names = np.array(["cat", "dog", "horse", "unicorn"])
+    data = sources.load(_npz(tmp_path, class_names=names))
+    assert (data.class_names, data.num_classes) == (tuple(names), 4)

@@ -94,7 +94,7 @@ def _write_tfds(root, keys=("image", "label"), supervised=True, sizes=(4,)):
 def test_tfds_reads_prepared_data_without_tensorflow(tmp_path, keys, supervised, memory):
     root = _write_tfds(tmp_path / "data", keys, supervised)
     data = sources.load("tfds:tiny", dir=str(root), memory=memory)
-    assert data.num_classes == 3
+    assert (data.num_classes, data.class_names) == (3, ("0", "1", "2"))
     for name, n in TINY.items():
         split = data.splits()[name]
         assert isinstance(split.images, Lazy) == (memory == 0)
