@@ -85,6 +85,9 @@ def base() -> ConfigDict:
             # How much of them: 0 is the model's own initialisation, and values between are points
             # on the line that joins the two.
             init_mix=1.0,
+            # Fine-tuning: the layer that makes the logits keeps the model's own initialisation, and
+            # the network of `init_from` may have other classes.
+            new_head=False,
             # Before the first step, renew the running averages of batch norm by one pass over the
             # training images.
             reestimate_batch_norm=False,

@@ -32,6 +32,8 @@ def check_choices(setup: Setup) -> None:
             f"phase {setup.name!r} has init_mix {config.init_mix} and init_from "
             f"{config.init_from!r}: init_mix is in [0, 1], and below 1 only with init_from"
         )
+    if config.new_head and not config.init_from:
+        raise UserError(f"phase {setup.name!r} has new_head, but no init_from")
     if config.train_eval_images < 0:
         raise UserError(f"train_eval_images is {config.train_eval_images}: it is not negative")
     if config.early_stopping < 0:

@@ -36,6 +36,7 @@ _ADDED: dict[str, Any] = {
     "continue_from": "",
     "ensemble": [],
     "init_mix": 1.0,
+    "new_head": False,
     "reestimate_batch_norm": False,
     "keep": [],
     "train_eval_images": 0,

@@ -120,7 +120,7 @@ def load(
         `MODEL=FILE`. A folder says what all other arguments except `dtype` say; those that
         are given must agree with it. A PyTorch file needs all of them.
       model: name of the model.
-      num_classes: k.
+      num_classes: k; 0 for that of the network.
       in_channels: c.
       mean: [c], of pixels in [0, 1].
       std: [c], in the same units.
@@ -145,14 +145,18 @@ def load(
         raise UserError(f"{reference!r} is not a PyTorch file: {', '.join(TORCH_SUFFIXES)}")
     from kdjax import torch_import
 
+    state_dict = torch_import.load(path)
+    attributes = {"in_channels": in_channels, **(options or {})}
+    num_classes = num_classes or torch_import.count_classes(
+        model, state_dict, resolution=image_size, **attributes
+    )
     network = create(
         model, num_classes=num_classes, in_channels=in_channels, mean=mean, std=std,
         dtype=dtype, options=options,
     )  # fmt: skip
     variables = torch_import.convert(
-        model, torch_import.load(path), num_classes=num_classes, in_channels=in_channels,
-        resolution=image_size, **(options or {}),
-    )  # fmt: skip
+        model, state_dict, num_classes=num_classes, resolution=image_size, **attributes
+    )
     return TrainedNetwork(network, variables, model)
 
 

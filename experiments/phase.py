@@ -226,6 +226,10 @@ def _finish(
     }
     terms = LogitTerms(plan.config.objective)
     for name, split in plan.data.splits.items():
+        if plan.network.module.num_classes != plan.data.num_classes:
+            # It has features for others to learn from, and no figures of these classes.
+            result[name] = {}
+            continue
         logits = evaluator.logits(variables, split)
         result[name] = one.comparison.measure(logits, split)
         if isinstance(plan.action, Train):

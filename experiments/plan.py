@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -189,9 +188,11 @@ def make_plan(
             raise UserError(f"phase {name!r} is an ensemble and has a checkpoint or is adversarial")
         network, action = known[phase_members[0].ensemble[0]], Ensemble()
     elif config.checkpoint:
+        # A phase knows its own classes, and features can be distilled from a network with others.
         trained = networks.load(
-            config.checkpoint, model=config.model, image_size=phase_data.image_size, **attributes
-        )
+            config.checkpoint, model=config.model, image_size=phase_data.image_size,
+            **attributes | {"num_classes": 0},
+        )  # fmt: skip
         train.abstract_outputs(trained.network, phase_data.image_shape)
         network, action = trained.network, Load(trained=trained)
     else:
@@ -211,8 +212,7 @@ def _load_network(
     mean, std = ((), ()) if config.mean and config.std else phase_data.statistics
     return networks.load(
         reference,
-        # A phase knows its own classes, and features can be distilled from a network with others.
-        num_classes=0 if Path(reference).is_dir() else phase_data.num_classes,
+        num_classes=0,
         in_channels=phase_data.channels,
         mean=config.mean or mean,
         std=config.std or std,
@@ -306,19 +306,18 @@ def _train(
     setup: Setup, member: Member, known: Mapping[str, Network], attributes: dict[str, Any]
 ) -> Train:
     """What a phase needs that trains its network; `member` is its first one."""
-    config, network, phase_data = setup.config, setup.network, setup.data
+    config, phase_data = setup.config, setup.data
     checks.check_choices(setup)
-    init_variables, init_shapes = None, None
-    if member.init_from in known:
-        init_shapes = _shapes_of(known[member.init_from], phase_data)
-        if _flat_shapes(init_shapes) != _flat_shapes(_shapes_of(network, phase_data)):
-            raise UserError(
-                f"phase {setup.name!r} is initialised from {config.init_from!r}, another network"
-            )
-    elif member.init_from:
-        init_variables = networks.load(
+    init_variables, source = None, known.get(member.init_from)
+    if member.init_from and not source:
+        if config.new_head:
+            attributes = attributes | {"num_classes": 0}
+        loaded = networks.load(
             member.init_from, model=config.model, image_size=phase_data.image_size, **attributes
-        ).variables
+        )
+        init_variables, source = loaded.variables, loaded.network
+    if source:
+        _check_source(setup, source)
     networks.check_phase(member.init_methods_from, known)
     data_free = checks.is_data_free(config)
     # Without data there are no epochs; a pseudo-batch takes their place.
@@ -338,7 +337,7 @@ def _train(
                 strict=True,
             )
         ),
-        init_variables if init_shapes is None else init_shapes,
+        None,
     )
     return Train(
         task=task,
@@ -350,6 +349,18 @@ def _train(
         keep=_kept(setup, length),
         evaluated=_evaluated(config, phase_data),
     )
+
+
+def _check_source(setup: Setup, source: Network) -> None:
+    """Checks that a phase can be initialised from a network."""
+    if setup.config.new_head:
+        classes = setup.network.module.num_classes
+        source = source._replace(module=source.module.clone(num_classes=classes))
+    ours, theirs = (_flat_shapes(_shapes_of(one, setup.data)) for one in (setup.network, source))
+    if ours != theirs:
+        raise UserError(
+            f"phase {setup.name!r} is initialised from {setup.config.init_from!r}, another network"
+        )
 
 
 def _kept(setup: Setup, length: Length) -> dict[str, int]:

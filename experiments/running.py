@@ -17,7 +17,7 @@ from experiments.evaluation import Comparison, Evaluator
 from experiments.members import Member, kept
 from experiments.networks import TrainedNetwork
 from experiments.plan import Plan, Train
-from kdjax import checkpoint, parallel
+from kdjax import checkpoint, heads, parallel
 from kdjax.types import Array, TrainState, UserError, Variables
 
 
@@ -137,7 +137,8 @@ def restore_or_init(
         (one.key, tuple(t.variables for t in one.teachers.values()), one.init_variables)
         for one in running
     ]
-    like = jax.eval_shape(init, *arguments[0])
+    # Without the given variables, whose head may be another.
+    like = jax.eval_shape(init, *arguments[0][:2], None)
     restored = _restore([one.checkpoints for one in running], like, console)
     if restored:
         states, extras = zip(*restored, strict=True)
@@ -145,8 +146,8 @@ def restore_or_init(
             one.sums, one.summed_steps = extra["sums"], extra["steps_summed"]
         clock = Clock(len(running), **extras[0]["clock"])
     else:
-        if plan.config.init_mix < 1:
-            arguments = [_mixed(init, *given, plan.config.init_mix) for given in arguments]
+        if plan.config.new_head or plan.config.init_mix < 1:
+            arguments = [_mixed(plan, init, *given) for given in arguments]
         states, clock = tuple(init(*given) for given in arguments), Clock(len(running))
         if plan.config.continue_from:
             states = tuple(
@@ -164,19 +165,23 @@ def restore_or_init(
 
 
 def _mixed(
+    plan: Plan,
     init: Callable[..., TrainState],
     key: Array,
     teacher_variables: tuple[Variables, ...],
     init_variables: Variables | None,
-    mix: float,
 ) -> tuple[Any, ...]:
-    """Arguments of `init` with a point on the line from its own initialisation to the given one.
+    """Arguments of `init` with the variables that its own and the given ones make.
 
-    Batch statistics lie on the line, too, as in the code of Stanton et al. 2021.
+    They have a new head, or are on the line between both. Batch statistics lie on the line, too, as
+    in the code of Stanton et al. 2021.
     """
     assert init_variables is not None
     own = init(key, teacher_variables, None).variables
     given = TrainState.of_variables(init_variables).variables
+    if plan.config.new_head:
+        given = heads.with_own_head(plan.network, given, own, plan.data.image_shape)
+    mix = plan.config.init_mix
     return key, teacher_variables, jax.tree.map(lambda a, b: (1 - mix) * a + mix * b, own, given)
 
 

@@ -116,6 +116,37 @@ def export(
     return state_dict
 
 
+def count_classes(
+    name: str, state_dict: Mapping[str, Any], *, resolution: int = 32, **attributes: Any
+) -> int:
+    """The number of classes of a state dict: the size of what makes the logits.
+
+    Args:
+      name: one of `models.names()`.
+      state_dict: arrays by key, as returned by `load`.
+      resolution: as for `convert`.
+      **attributes: `in_channels` and the other arguments of `models.create` but `num_classes`.
+
+    Raises:
+      UserError: if the state dict lacks the layer that makes the logits.
+    """
+    (model, one), (_, two) = (
+        _template(name, attributes | {"num_classes": classes}, state_dict, resolution)
+        for classes in (1, 2)
+    )
+    found = (
+        _fit(model, one, _without_prefix(state_dict, one)).found
+        | _fit(model, one, state_dict).found
+    )
+    for key, (_, leaf) in one.items():
+        ours, theirs = _to_torch_shape(leaf.shape), _to_torch_shape(two[key][1].shape)
+        if ours != theirs and key in found and found[key].ndim == len(ours):
+            axis = [a == b for a, b in zip(ours, theirs, strict=True)].index(False)
+            return int(found[key].shape[axis])
+    heads = [key for key, (_, leaf) in one.items() if leaf.shape != two[key][1].shape]
+    raise UserError(f"state dict does not fit {name}: missing: {', '.join(heads)}")
+
+
 class _Fit(NamedTuple):
     """A state dict beside what a model wants.
 

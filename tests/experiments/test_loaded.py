@@ -1,5 +1,6 @@
 """What is said of networks that a run did not train."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +9,7 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 from small_run import execute, refusal, small_config
 
-from experiments import loaded, plan, run
+from experiments import loaded, networks, plan, run
 from kdjax import models, torch_import
 
 
@@ -56,7 +57,9 @@ def test_a_normalisation_of_other_pixels_is_warned_of_once(file):
     assert [line.split()[1] for line in warnings] == ["teacher", "scratch"]
 
 
-def test_features_are_learned_from_a_network_of_other_classes(finished, tmp_path):
+@pytest.fixture
+def four_classes(tmp_path):
+    """A small run on images of four classes that mean nothing."""
     rng = np.random.default_rng(0)
     arrays = {}
     for split in ("train", "test"):
@@ -65,6 +68,11 @@ def test_features_are_learned_from_a_network_of_other_classes(finished, tmp_path
     np.savez(tmp_path / "own.npz", **arrays)
     config = small_config()
     config.data.update(name=f"npz:{tmp_path / 'own.npz'}", train_examples=0)
+    return config
+
+
+def test_features_are_learned_from_a_network_of_other_classes(four_classes, finished, tmp_path):
+    config = four_classes
     del config.phases["teacher"], config.phases["scratch"]
     config.phases.kd.teachers = (str(finished / "teacher"),)
     assert "the teacher has 10 classes, the student 4" in refusal(config, tmp_path / "kd")
@@ -75,6 +83,53 @@ def test_features_are_learned_from_a_network_of_other_classes(finished, tmp_path
     measured = summary["phases"]["kd"]["test"]
     assert "accuracy" in measured
     assert "agreement" not in measured
+
+
+def test_a_phase_can_load_a_teacher_of_other_classes_from_a_file(four_classes, file, tmp_path):
+    config = four_classes
+    config.teacher.update(model="resnet8", checkpoint=str(file))
+    del config.phases["scratch"]
+    assert "the teacher has 10 classes, the student 4" in refusal(config, tmp_path / "kd")
+    config.phases.kd.objective = ConfigDict({"cross_entropy": {}, "nst": {"weight": 10.0}})
+    summary, printed = execute(config, tmp_path / "run")
+    assert "of 10 classes, where the data has 4" in printed
+    assert summary["phases"]["teacher"]["test"] == {}
+    assert "accuracy" in summary["phases"]["kd"]["test"]
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_a_network_of_other_classes_is_fine_tuned_with_a_new_head(
+    four_classes, finished, file, tmp_path, from_file
+):
+    config = four_classes
+    del config.phases["teacher"], config.phases["kd"]
+    source = str(file) if from_file else str(finished / "teacher")
+    config.phases.scratch.update(init_from=source, keep=(0,), teachers=())
+    if from_file:
+        config.phases.scratch.model = "resnet8"
+    assert refusal(config, tmp_path / "run")
+    config.phases.scratch.new_head = True
+    execute(config, tmp_path / "run")
+    start = networks.load(str(tmp_path / "run/scratch@0")).variables
+    given = networks.load(
+        source,
+        model=config.phases.scratch.model,
+        in_channels=1,
+        mean=(0.5,),
+        std=(0.2,),
+        image_size=8,
+    ).variables
+    head = start["params"].pop("fc")
+    given["params"].pop("fc")
+    chex.assert_trees_all_equal(start, jax.device_get(given))
+    assert head["bias"].shape == (4,)
+    assert np.std(head["kernel"]) > 0
+
+
+def test_a_new_head_is_for_a_network_that_was_given(tmp_path):
+    config = small_config()
+    config.phases.kd.new_head = True
+    assert "'kd' has new_head, but no init_from" in refusal(config, tmp_path / "run")
 
 
 def test_a_teacher_is_measured_at_the_resolution_at_which_it_teaches(file):

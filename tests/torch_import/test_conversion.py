@@ -187,3 +187,18 @@ def test_the_name_of_an_outer_module_is_no_obstacle(prefix):
     outer = {prefix + key: value for key, value in state_dict.items()}
     again = torch_import.convert("resnet8", outer, num_classes=7)
     assert jax.tree.all(jax.tree.map(np.array_equal, again, variables))
+
+
+@pytest.mark.parametrize("name", ["lenet", "vgg8", "wrn_10_1", "mobilenetv2_half"])
+def test_classes_are_counted_where_the_logits_are_made(name):
+    _, state_dict = random_state_dict(name, num_classes=7)
+    assert torch_import.count_classes(name, state_dict) == 7
+    inside = {f"net.{key}": value for key, value in state_dict.items()}
+    assert torch_import.count_classes(name, inside) == 7
+
+
+def test_a_state_dict_without_its_last_layer_has_no_classes():
+    _, state_dict = random_state_dict("resnet8", num_classes=7)
+    body = {key: value for key, value in state_dict.items() if not key.startswith("fc.")}
+    with pytest.raises(UserError, match=r"missing: fc\.weight, fc\.bias"):
+        torch_import.count_classes("resnet8", body)
