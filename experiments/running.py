@@ -146,8 +146,10 @@ def restore_or_init(
             one.sums, one.summed_steps = extra["sums"], extra["steps_summed"]
         clock = Clock(len(running), **extras[0]["clock"])
     else:
-        if plan.config.new_head or plan.config.init_mix < 1:
-            arguments = [_mixed(plan, init, *given) for given in arguments]
+        if plan.config.new_head:
+            arguments = [_with_own_head(plan, init, *given) for given in arguments]
+        if plan.config.init_mix < 1:
+            arguments = [_mixed(init, *given, plan.config.init_mix) for given in arguments]
         states, clock = tuple(init(*given) for given in arguments), Clock(len(running))
         if plan.config.continue_from:
             states = tuple(
@@ -164,25 +166,43 @@ def restore_or_init(
     return tuple(plan.devices.replicate(state) for state in states), clock
 
 
-def _mixed(
+def _with_own_head(
     plan: Plan,
     init: Callable[..., TrainState],
     key: Array,
     teacher_variables: tuple[Variables, ...],
     init_variables: Variables | None,
 ) -> tuple[Any, ...]:
-    """Arguments of `init` with the variables that its own and the given ones make.
+    """Arguments of `init` with the given variables, and the head of its own initialisation."""
+    own, given = _own_and_given(init, key, teacher_variables, init_variables)
+    shape = plan.data.image_shape
+    return key, teacher_variables, heads.with_own_head(plan.network, given, own, shape)
 
-    They have a new head, or are on the line between both. Batch statistics lie on the line, too, as
-    in the code of Stanton et al. 2021.
+
+def _mixed(
+    init: Callable[..., TrainState],
+    key: Array,
+    teacher_variables: tuple[Variables, ...],
+    init_variables: Variables | None,
+    mix: float,
+) -> tuple[Any, ...]:
+    """Arguments of `init` with a point on the line from its own initialisation to the given one.
+
+    Batch statistics lie on the line, too, as in the code of Stanton et al. 2021.
     """
+    own, given = _own_and_given(init, key, teacher_variables, init_variables)
+    return key, teacher_variables, jax.tree.map(lambda a, b: (1 - mix) * a + mix * b, own, given)
+
+
+def _own_and_given(
+    init: Callable[..., TrainState],
+    key: Array,
+    teacher_variables: tuple[Variables, ...],
+    init_variables: Variables | None,
+) -> tuple[Variables, Variables]:
     assert init_variables is not None
     own = init(key, teacher_variables, None).variables
-    given = TrainState.of_variables(init_variables).variables
-    if plan.config.new_head:
-        given = heads.with_own_head(plan.network, given, own, plan.data.image_shape)
-    mix = plan.config.init_mix
-    return key, teacher_variables, jax.tree.map(lambda a, b: (1 - mix) * a + mix * b, own, given)
+    return own, TrainState.of_variables(init_variables).variables
 
 
 def _restore(
