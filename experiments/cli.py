@@ -1,12 +1,13 @@
 """What the commands share: one line for a mistake, exit status 2, no traceback."""
 
+import argparse
 import ast
 import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -48,6 +49,14 @@ def stop_signals() -> Iterator[Callable[[], int | None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser whose errors are those of a user."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError."""
+        raise UserError(message)
 
 
 def fail(message: str) -> int:

@@ -1,14 +1,17 @@
 """Trains and distils as a config describes.
 
     python -m experiments.main --config=configs/NAME.py[:arguments] [--workdir=DIR]
-        [--config.KEY=VALUE ...]
+        [--config.KEY=VALUE ...] [--dry_run]
 
-The same command resumes a run that was interrupted. A config may lie anywhere; methods,
-models and data sets in modules beside it can be named as `module:name`.
+The same command resumes a run that was interrupted. With `--dry_run`, the phases are listed with
+their parameters, multiply-adds, steps and an estimate of their time, and nothing is written.
+A config may lie anywhere, and `configs/NAME.py` is that of kdjax where there is no such file;
+methods, models and data sets in modules beside it can be named as `module:name`.
 """
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,11 +29,14 @@ HELP = {"--help", "-h", "--helpfull", "--helpshort", "-help"}
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run folder; by default runs/NAME-PHASES-DATA-HASH."
 )
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "List the phases with their cost, after a few steps of each, and stop."
+)
 
 
 def main() -> None:
     """Runs the config of the flags."""
-    from experiments import run, workdir
+    from experiments import dry_run, run, workdir
 
     config = run.resolve(_CONFIG.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
@@ -42,24 +48,31 @@ def main() -> None:
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     if note := usage.what_stays(config, overrides):
         console.print(note, highlight=False, soft_wrap=True)
-    run.run(config, folder, console)
+    if _DRY_RUN.value:
+        dry_run.dry_run(config, folder, console)
+        return
+    command = shlex.join(["python", "-m", "experiments.main", *sys.argv[1:]])
+    run.run(config, folder, console, command=command)
 
 
-def prepare(argv: Sequence[str]) -> int:
+def prepare(argv: list[str]) -> int:
     """Looks at the arguments before the flags are parsed; returns an exit status, 0 if all is well.
 
-    Renamed keys are named, a config that does not exist is, and the config's own folder is put on
-    the path, after all others.
+    Renamed keys are named, a config that does not exist is, one of kdjax's own is found wherever
+    kdjax is installed, and the config's own folder is put on the path, after all others.
     """
-    for argument in argv[1:]:
+    for i, argument in enumerate(argv[1:], 1):
         key, _, value = argument.lstrip("-").partition("=")
         if key == "config" and value:
             file = Path(re.sub(r"(\.py):.*", r"\1", value))
+            if not file.is_file() and usage.is_ours(file):
+                file = usage.CONFIGS.parent / file
+                argv[i] = f"--config={usage.CONFIGS.parent / value}"
             if not file.is_file():
-                known = ", ".join(name for name, _ in usage.configs(Path("configs")))
+                known = ", ".join(name for name, _ in usage.configs())
                 return cli.fail(
-                    f"no such config: {str(file)!r}{known and f': choose from {known}'}, or "
-                    "any file with get_config"
+                    f"no such config: {str(file)!r}: choose from {known}, or any file with "
+                    "get_config"
                 )
             sys.path.append(str(file.resolve().parent))
         if key.startswith("config."):
@@ -73,7 +86,7 @@ def prepare(argv: Sequence[str]) -> int:
 def print_help(argv: Sequence[str]) -> int:
     """Prints the configs, or the keys of the one that is given; returns an exit status."""
     flags.FLAGS([argument for argument in argv if argument not in HELP])
-    print(usage.text(__doc__ or "", Path("configs"), _CONFIG.value))
+    print(usage.text(__doc__ or "", _CONFIG.value))
     return 0
 
 

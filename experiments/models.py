@@ -10,13 +10,12 @@ are not counted. This is the convention of pytorch-cifar-models, and so of Table
 with `stem="cifar"`.
 """
 
-import argparse
 import dataclasses
 import math
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import rich.box
@@ -144,14 +143,11 @@ def _naturally(name: str) -> list[tuple[str, int]]:
     return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Prints the table and returns the exit status, 2 after a mistake of the user."""
-    parser = _Parser(prog="python -m experiments.models", description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(
+        prog="python -m experiments.models", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="models; all if none are given")
     parser.add_argument("--num_classes", type=int, default=100, help="width of the logits")
     parser.add_argument("--resolution", type=int, default=32, help="height and width of images")

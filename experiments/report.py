@@ -48,7 +48,7 @@ def tables(summary: Mapping[str, Any]) -> list[Cells]:
     string of the phases, such as `{kd[test][accuracy]:.2%}`, and is empty where there is no
     such figure.
     """
-    measured = _measured(summary)
+    measured = measured_phases(summary)
     rows = []
     for name, phases in ((name, one.values) for name, one in measured.items()):
         cells = [format(measured[name]["test"][key], form) for _, key, form in _TABLE]
@@ -73,7 +73,7 @@ def probe_tables(probe: str, results: Mapping[str, Any], report: Mapping[str, An
       results: by member, the name of its `phase`, and its figures under the name of the probe.
       report: of the config.
     """
-    return _filled(report, _measured({"phases": results}), probe)
+    return _filled(report, measured_phases({"phases": results}), probe)
 
 
 def _filled(
@@ -135,7 +135,7 @@ def write(summary: Mapping[str, Any], workdir: Path) -> None:
     draw_curves(workdir, _members(summary))
     for name, one in summary["config"]["report"].items():
         if "series" in one:
-            figures.write(one, _measured(summary), workdir / f"{name}.png")
+            figures.write(one, measured_phases(summary), workdir / f"{name}.png")
     pairs = {
         name: files.read_json(file)
         for name in summary["phases"]
@@ -153,7 +153,7 @@ def _members(summary: Mapping[str, Any]) -> dict[str, list[str]]:
     return members
 
 
-def _measured(summary: Mapping[str, Any]) -> "_Phases":
+def measured_phases(summary: Mapping[str, Any]) -> "_Phases":
     """What was measured in each phase, with its members' results as values."""
     results = summary["phases"]
     return _Phases(

@@ -134,13 +134,16 @@ class Progress:
         return bool(failed or unkept)
 
 
-def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
+def run(
+    config: ConfigDict, workdir: Path, console: Console, *, command: str = ""
+) -> dict[str, Any]:
     """Runs all phases that are not finished, and writes summary.json.
 
     Args:
       config: resolved.
       workdir: the run folder; created if it does not exist, resumed if it does.
       console: for progress and the table.
+      command: that started the run, for the summary.
 
     Returns:
       The summary.
@@ -164,6 +167,7 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
         progress = Progress(from_elsewhere)
         _describe_loaded(plans, from_elsewhere, console)
         summary = {
+            "command": command,
             "config": config.to_dict(),
             "seed": config.seed,
             "device": device,

@@ -7,18 +7,26 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+# The folder of kdjax's own configs, beside `experiments` in a checkout and where it is installed.
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
-def configs(folder: Path) -> Iterator[tuple[str, str]]:
-    """The configs in a folder, each with the first line of its description.
+
+def is_ours(file: Path) -> bool:
+    """Whether `configs/NAME.py` is one of kdjax's own configs."""
+    return file.parent == Path("configs") and (CONFIGS / file.name).is_file()
+
+
+def configs() -> Iterator[tuple[str, str]]:
+    """kdjax's own configs, each with the first line of its description.
 
     Nothing is imported: a config is a file that defines `get_config`.
     """
-    for path in sorted(folder.glob("*.py")):
+    for path in sorted(CONFIGS.glob("*.py")):
         module = ast.parse(path.read_text())
         defined = {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
         # The families of `configs/recipes.py` are reached by its name.
         if "get_config" in defined and not path.stem.startswith("recipes_"):
-            yield str(path), (ast.get_docstring(module) or "").partition("\n")[0]
+            yield f"configs/{path.name}", (ast.get_docstring(module) or "").partition("\n")[0]
 
 
 def keys(config: ConfigDict) -> Iterator[str]:
@@ -67,17 +75,16 @@ def what_stays(config: ConfigDict, overrides: Collection[str]) -> str:
     )
 
 
-def text(description: str, folder: Path, config: ConfigDict | None) -> str:
+def text(description: str, config: ConfigDict | None) -> str:
     """The help.
 
     Args:
       description: of the command.
-      folder: of the configs.
       config: whose keys are listed, or None.
     """
     lines = [description.strip(), ""]
     if config is None:
-        found = list(configs(folder))
+        found = list(configs())
         width = max((len(name) for name, _ in found), default=0)
         lines += [f"  {name:<{width}}  {first}" for name, first in found]
         lines += ["", "With --config=NAME.py[:arguments] --help, the keys of that config."]

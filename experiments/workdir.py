@@ -15,6 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+import kdjax
 from experiments import files, legacy
 from kdjax import references
 from kdjax.types import UserError
@@ -35,8 +36,8 @@ def default(config_name: str, config: ConfigDict) -> Path:
 
     The same command finds its run again, another config has another.
     """
-    identity = json.dumps(_identity(config.to_dict()), sort_keys=True)
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:6]
+    described = json.dumps(identity(config.to_dict()), sort_keys=True)
+    digest = hashlib.sha256(described.encode()).hexdigest()[:6]
     # The teacher and the student from scratch are in most runs.
     phases = [name for name in config.phases if name not in ("teacher", "scratch")]
     shown = "+".join(phases[:_SHOWN_PHASES])
@@ -92,9 +93,9 @@ def check(config: ConfigDict, workdir: Path) -> None:
         if any(not path.name.startswith(".") for path in workdir.iterdir()):
             raise UserError(f"{str(workdir)!r} is not empty and not a run folder")
         return
-    ours = _identity(config.to_dict())
+    ours = identity(config.to_dict())
     stored = files.read_json(stored_file)
-    theirs = _identity(legacy.upgrade(stored))
+    theirs = identity(legacy.upgrade(stored))
     if "code" not in stored:
         # An earlier version did not look at it.
         ours = {key: value for key, value in ours.items() if not key.startswith("code")}
@@ -133,16 +134,24 @@ def versions() -> dict[str, str]:
     """The versions on which a run's figures depend, of kdjax as a commit where git knows it."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     found["python"] = platform.python_version()
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if commit.returncode == 0:
-        found["kdjax"] = commit.stdout.strip()
+    found["kdjax"] = _commit() or kdjax.__version__
     return found
 
 
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
+def _commit() -> str:
+    """What git calls this checkout, or "" if this is none."""
+    root = Path(__file__).resolve().parents[1]
+    # Where kdjax is installed, git may describe the project of its user.
+    if not (root / "pyproject.toml").exists():
+        return ""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=root, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return described.stdout.strip() if described.returncode == 0 else ""
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
     """The config as JSON holds it, flat, without keys on which no result depends."""
 
     def flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -18,6 +18,8 @@ from kdjax.types import (
     UserError,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Context",
     "Distiller",

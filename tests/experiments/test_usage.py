@@ -1,7 +1,5 @@
 """What is said of the configs and their keys."""
 
-from pathlib import Path
-
 from configs import distill
 from experiments import usage
 
@@ -19,7 +17,7 @@ def test_data_set_on_the_command_line_says_what_stays_of_other_data():
 
 
 def test_every_config_of_the_folder_is_listed_with_what_it_is():
-    found = dict(usage.configs(Path("configs")))
+    found = dict(usage.configs())
     assert {"configs/distill.py", "configs/recipes.py", "configs/zero_shot.py"} <= set(found)
     assert not {"configs/common.py", "configs/recipes_survey.py"} & set(found)
     assert all(line.endswith((".", ":")) or "(" in line for line in found.values()), found
