@@ -30,7 +30,7 @@ _WORKDIR = flags.DEFINE_string(
 
 def main() -> None:
     """Runs the config of the flags."""
-    from experiments import run, workdir
+    from experiments import lines, run, workdir
 
     config = run.resolve(_CONFIG.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
@@ -41,7 +41,7 @@ def main() -> None:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     if note := usage.what_stays(config, overrides):
-        console.print(note, highlight=False, soft_wrap=True)
+        lines.show(note, console)
     run.run(config, folder, console)
 
 

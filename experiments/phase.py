@@ -223,6 +223,8 @@ def _finish(
         "images_per_second": clock.images_per_second,
         "seconds_of": clock.parts,
     }
+    if isinstance(plan.action, Train) and plan.action.steps_per_epoch:
+        result["epochs"] = step / plan.action.steps_per_epoch
     terms = LogitTerms(plan.config.objective)
     for name, split in plan.data.splits.items():
         logits = evaluator.logits(variables, split)
