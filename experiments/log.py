@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments import files
+from experiments import files, lines
 
 
 class Bar:
@@ -86,10 +86,11 @@ class PhaseLog:
         self._bar.note(speed)
         # On a terminal the bar shows the progress, and only evaluations stay on the screen.
         if not self._bar.shown or _is_evaluation(row):
-            self._bar.console.print(self._line(row, speed), highlight=False, soft_wrap=True)
+            for line in self._lines(row, speed):
+                lines.show(line, self._bar.console)
 
-    def _line(self, row: dict[str, Any], speed: str) -> str:
-        """A row as one line for the terminal."""
+    def _lines(self, row: dict[str, Any], speed: str) -> list[str]:
+        """A row as one line, or on a terminal as many as whole words and numbers need."""
         shown = [f"{key} {row[key]:.4g}" for key in row if key in ("train/loss", "train/accuracy")]
         for figure in ("accuracy", "agreement"):
             shown += [
@@ -97,11 +98,16 @@ class PhaseLog:
                 for key in row
                 if key.endswith(f"/{figure}") and key != "train/accuracy"
             ]
-        line = f"{self._name:<18} step {row['step']:>6}/{self._total}  "
-        if "epoch" in row:
-            line += f"epoch {row['epoch']:6.2f}  "
-        eta = f"  ETA {row['eta_seconds']:.0f} s" if row.get("eta_seconds") else ""
-        return line + "  ".join([*shown, speed]).strip() + eta
+        name = f"{self._name:<18} "
+        step = f"step {row['step']:>6}/{self._total}"
+        epoch = f"epoch {row['epoch']:6.2f}" if "epoch" in row else ""
+        eta = f"ETA {row['eta_seconds']:.0f} s" if row.get("eta_seconds") else ""
+        chunks = list(filter(None, [step, epoch, *shown, speed, eta]))
+        if not self._bar.shown:
+            return [name + "  ".join(chunks)]
+        indent = " " * min(len(name), 19)
+        first, *rest = lines.fold(chunks, self._bar.console.width - len(name), "  ")
+        return [name + first, *(indent + line for line in rest)]
 
     def picture(self, step: int, image: np.ndarray) -> None:
         """Keeps a picture, uint8 [h, w, c], and shows all that are kept below each other."""

@@ -36,7 +36,7 @@ _DRY_RUN = flags.DEFINE_bool(
 
 def main() -> None:
     """Runs the config of the flags."""
-    from experiments import dry_run, run, workdir
+    from experiments import dry_run, lines, run, workdir
 
     config = run.resolve(_CONFIG.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
@@ -47,7 +47,7 @@ def main() -> None:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     if note := usage.what_stays(config, overrides):
-        console.print(note, highlight=False, soft_wrap=True)
+        lines.show(note, console)
     if _DRY_RUN.value:
         dry_run.dry_run(config, folder, console)
         return

@@ -224,6 +224,8 @@ def _finish(
         "images_per_second": clock.images_per_second,
         "seconds_of": clock.parts,
     }
+    if isinstance(plan.action, Train) and plan.action.steps_per_epoch:
+        result["epochs"] = step / plan.action.steps_per_epoch
     terms = LogitTerms(plan.config.objective)
     for name, split in plan.data.splits.items():
         if plan.network.module.num_classes != plan.data.num_classes:

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import cli, files, legacy, loaded, networks, report
+from experiments import cli, files, legacy, lines, loaded, networks, report
 from experiments import workdir as workdirs
 from experiments.cli import Interrupted
 from experiments.data import PhaseData
@@ -195,7 +195,7 @@ def _describe_loaded(
     known: set[str] = set()
     for plan in plans:
         for line in loaded.lines(plan, trained, known):
-            console.print(line, highlight=False, soft_wrap=True)
+            lines.show(line, console)
 
 
 def _show_finished(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def listed(runs: Sequence[Run]) -> report.Cells:
     """A table of runs, the newest first."""
     rows = []
     for run in sorted(runs, key=lambda run: run.changed, reverse=True):
-        measured = report.measured_phases(run.summary)
+        measured = report.measured(run.summary)
         accuracies = {name: f"{one['test']['accuracy']:.2%}" for name, one in measured.items()}
         shown = ", ".join(f"{name} {value}" for name, value in accuracies.items() if value)
         changed = f"{run.changed:%Y-%m-%d %H:%M}"
@@ -96,7 +96,7 @@ def compared(runs: Sequence[Run]) -> list[report.Cells]:
         for key in sorted(keys)
         if not key.startswith(layers) and len({_shown(one, key) for one in identities}) > 1
     ]
-    measured = [report.measured_phases(run.summary) for run in runs]
+    measured = [report.measured(run.summary) for run in runs]
     phases = dict.fromkeys(phase for one in measured for phase in one)
     results = [
         [f"{phase}: {what}", *(format(one[phase]["test"][figure], form) for one in measured)]

@@ -118,6 +118,8 @@ class TrainLoop:
                 count = calls.steps(self._step)
                 profiler.before(self._step)
                 self._states, metrics = run_steps(self._states, self._step, count)
+                if not compiled:
+                    bar.note("")
                 self._pending.append((count, metrics))
                 self._step += count
                 profiler.after(self._step, metrics)
@@ -127,7 +129,6 @@ class TrainLoop:
                     # The first call compiles, and its time is not that of steps.
                     jax.block_until_ready(metrics)
                     compiled, lap_start = True, self._step
-                    bar.note("")
                     self._clock.start_lap()
                 signal_number = self._stop()
                 evaluate, log = calls.evaluation_due(self._step), calls.log_due(self._step)

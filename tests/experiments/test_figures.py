@@ -90,7 +90,7 @@ def test_a_scatter_has_deviations_of_both_figures_and_a_papers_points_as_crosses
     assert (tmp_path / "points.png").read_bytes().startswith(b"\x89PNG")
     assert len(report.tables(summary)) == 1
     described = config.to_dict()["report"]["points"]
-    (axes,) = figures.make(described, report.measured_phases(summary)).axes
+    (axes,) = figures.make(described, report.measured(summary)).axes
     ours, printed, other = axes.containers
     assert ours[0].get_xydata().tolist() == [[pytest.approx(0.85), 2.0]]
     (across,), (up,) = (bars.get_segments() for bars in ours[2])

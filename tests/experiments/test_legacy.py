@@ -48,7 +48,7 @@ def test_an_old_run_is_resumed_and_ends_with_the_figures_of_then(old_run):
     summary, printed = execute(old_config(), old_run)
     # The teacher was finished, and the students had made four of six steps. The signal came
     # before the evaluation of the fourth, which was lost then.
-    assert "teacher  " not in printed.split("run folder")[1].split("┏")[0]
+    assert "teacher  " not in printed.split("run folder")[1].split("phase   ")[0]
     rows = read_metrics(old_run / "kd_seed1" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [2, 6]
     expected = json.loads((OLD_RUN / "expected.json").read_text())

@@ -341,7 +341,7 @@ def test_seeds_of_a_phase_are_a_row_with_mean_and_deviation():
         for i, values in enumerate(test)
     }
     text = report.markdown({"phases": phases, "config": {"report": {}}})
-    assert "| kd (3 seeds) | m | 7 | 60.00% ± 10.00% |" in text
+    assert "| kd (3 seeds) | m | 7 | 1 step | 60.00% ± 10.00% |" in text
     assert len(text.splitlines()) == 3
 
 

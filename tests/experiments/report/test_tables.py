@@ -101,3 +101,31 @@ def test_a_run_prints_its_tables_writes_them_and_does_not_depend_on_them(tmp_pat
     _, again = execute(config("Table 1, once more."), tmp_path / "run")
     assert "Table 1, once more." in again
     assert accuracy in again
+
+
+def _lengths(*results):
+    """The column of epochs for phases of one member each."""
+    phases = {str(i): {**FIGURES, "phase": str(i), **result} for i, result in enumerate(results)}
+    table = report.tables({"config": {"report": {}}, "phases": phases})[0]
+    i = list(table.headings).index("epochs")
+    return [row[i] for row in table.rows]
+
+
+def test_a_table_says_how_long_each_phase_was_trained():
+    assert _lengths(
+        {"steps": 9000, "epochs": 160.02}, {"steps": 57, "epochs": 3.04}, {"epochs": 1200.0},
+        # Without data, or of an earlier version; and a network that was only loaded.
+        {"steps": 80000}, {"steps": 0},
+    ) == ["160", "3", "1,200", "80,000 steps", ""]  # fmt: skip
+
+
+def test_seeds_that_ended_at_different_epochs_have_a_deviation():
+    phases = {
+        f"{phase}_seed{i}": {**FIGURES, "phase": phase, "epochs": epochs}
+        for phase, both in {"same": (60.0, 60.0), "early": (20.0, 40.0)}.items()
+        for i, epochs in enumerate(both)
+    }
+    rows = report.tables({"config": {"report": {}}, "phases": phases})[0].rows
+    assert [row[3] for row in rows] == ["60", "30 ± 14"]
+    # One program has one speed.
+    assert rows[0][-2] == "1"
