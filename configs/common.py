@@ -37,6 +37,9 @@ def base() -> ConfigDict:
     config.log_every = 50  # steps
     config.eval_every = 1.0  # epochs; 0 evaluates only at the end
     config.checkpoint_every = 5.0  # minutes; there is also a checkpoint at every evaluation
+    # Where the log goes besides metrics.jsonl: tensorboard, wandb (offline unless WANDB_MODE says
+    # otherwise), or package.module:function.
+    config.trackers = ("tensorboard",)
     # FIRST:LAST, steps of every phase to trace for TensorBoard and Perfetto.
     config.profile = ""
     config.data = ConfigDict(

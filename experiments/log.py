@@ -1,7 +1,8 @@
-"""The log of a running phase: metrics.jsonl, TensorBoard events, pictures and the terminal."""
+"""The log of a running phase: metrics.jsonl, trackers, pictures and the terminal."""
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments import files, lines
+from experiments.trackers import Tracker
 
 
 class Bar:
@@ -60,16 +62,23 @@ class PhaseLog:
       evaluations: the logged rows of all evaluations so far, in order.
     """
 
-    def __init__(self, folder: Path, *, name: str, start: int, total: int, bar: Bar):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        start: int,
+        total: int,
+        bar: Bar,
+        trackers: Sequence[Tracker] = (),
+    ):
         """Opens the log at step `start` and drops what an interrupted run logged after it."""
-        from tensorboardX import SummaryWriter
-
         self._folder, self._path = folder, folder / "metrics.jsonl"
         kept = [row for row in read_metrics(self._path) if row["step"] <= start]
         self.evaluations = [row for row in kept if _is_evaluation(row)]
         files.write(self._path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._file = open(self._path, "a")  # noqa: SIM115
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+        self._trackers = trackers
         self._name, self._total, self._bar = name, total, bar
 
     def write(self, row: dict[str, Any]) -> None:
@@ -78,10 +87,9 @@ class PhaseLog:
             self.evaluations.append(row)
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        for key, value in row.items():
-            if key != "step":
-                self._events.add_scalar(key, value, row["step"])
-        self._events.flush()
+        figures = {key: value for key, value in row.items() if key != "step"}
+        for tracker in self._trackers:
+            tracker.log(figures, row["step"])
         speed = f"{row['images_per_second']:,.0f} images/s" if row.get("images_per_second") else ""
         self._bar.note(speed)
         # On a terminal the bar shows the progress, and only evaluations stay on the screen.
@@ -117,12 +125,14 @@ class PhaseLog:
         kept = sorted(path for path in folder.glob("*.png") if int(path.stem) <= step)
         rows = [np.asarray(Image.open(path)).reshape(image.shape) for path in kept]
         files.write(self._folder / "pictures.png", _png(np.concatenate(rows)))
-        self._events.add_image("pictures", image, step, dataformats="HWC")
+        for tracker in self._trackers:
+            tracker.picture(image, step)
 
     def close(self) -> None:
         """Closes the files."""
         self._file.close()
-        self._events.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def _is_evaluation(row: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from experiments import checks, data, members, networks, profile
+from experiments import checks, data, members, networks, profile, trackers
 from experiments.data import PhaseData, PhaseSplit, RunData, Subset
 from experiments.evaluation import teacher_sizes
 from experiments.length import EndCondition, Length, make_length
@@ -67,6 +67,7 @@ class LoopSettings(NamedTuple):
       checkpoint_every: minutes.
       profile: `FIRST:LAST`, or "" for no trace.
       share_views: whether members see the same batches and views.
+      trackers: names of `experiments.trackers`.
     """
 
     steps_per_call: int
@@ -74,6 +75,7 @@ class LoopSettings(NamedTuple):
     checkpoint_every: float
     profile: str
     share_views: bool
+    trackers: tuple[str, ...]
 
     @classmethod
     def of(cls, config: ConfigDict) -> "LoopSettings":
@@ -120,6 +122,7 @@ def plan_all(config: ConfigDict) -> tuple[list[Plan], dict[str, TrainedNetwork]]
       UserError: for every mistake in the config.
     """
     profile.parse(config.profile)
+    trackers.check(config.trackers)
     run_data = data.read_run(config.data.to_dict(), config.evaluation.to_dict())
     if config.debug:
         run_data = run_data.few()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
+from experiments import trackers
 from experiments.cli import Interrupted
 from experiments.clock import Clock
 from experiments.evaluation import Evaluator
@@ -162,7 +163,12 @@ class TrainLoop:
         bar = Bar(self._plan.name, **where, console=self._console)
         opened.callback(bar.close)
         for one in self._running:
-            log = PhaseLog(one.folder, name=one.member.name, **where, bar=bar)
+            opened_trackers = trackers.start(
+                self._plan.settings.trackers, one.folder, self._step, self._plan.config.to_dict()
+            )
+            log = PhaseLog(
+                one.folder, name=one.member.name, **where, bar=bar, trackers=opened_trackers
+            )
             opened.callback(log.close)
             self._logs.append(log)
         return bar

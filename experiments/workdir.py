@@ -27,7 +27,7 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 # Keys on which no result depends: they may differ between a run and its continuation.
 _NEUTRAL = (
     "devices", "checkpoint_every", "data.dir", "data.memory", "data.workers",
-    "evaluation.dir", "evaluation.memory", "profile", "report",
+    "evaluation.dir", "evaluation.memory", "profile", "report", "trackers",
 )  # fmt: skip
 
 
