@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments import files
+from kdjax import files
 
 
 class Bar:

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments import boundaries, figures, files
+from experiments import boundaries, figures
 from experiments.log import read_metrics
+from kdjax import files
 
 _TABLE = (
     ("test accuracy", "accuracy", ".2%"),
