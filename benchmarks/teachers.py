@@ -31,8 +31,7 @@ def main() -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from experiments import networks
-    from kdjax import parallel
+    from kdjax import networks, parallel
 
     b, size = _BATCH.value, _SIZE.value
     devices = parallel.Devices.dividing(b)

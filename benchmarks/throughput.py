@@ -73,10 +73,10 @@ def main() -> None:
     import jax
 
     from configs.methods import objective
-    from experiments import models, networks
+    from experiments import models
     from experiments.length import Length, StepLimit
     from experiments.objective import make_objective
-    from kdjax import optimizers, parallel, train
+    from kdjax import networks, optimizers, parallel, train
     from kdjax.data import batches, views
     from kdjax.types import TeacherInputs
 

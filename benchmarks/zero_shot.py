@@ -33,11 +33,10 @@ def _run_kdjax() -> None:
     import jax
 
     from configs import common
-    from experiments import networks
     from experiments.data import PhaseData
     from experiments.length import Length, StepLimit
     from experiments.tasks import DataFree, Setup, StepInputs
-    from kdjax import parallel
+    from kdjax import networks, parallel
 
     b, side = _BATCH.value, _SIZE.value
     devices = parallel.Devices.dividing(b)

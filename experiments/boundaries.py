@@ -11,9 +11,9 @@ import numpy as np
 
 from experiments.data import PhaseSplit
 from experiments.evaluation import Evaluator
-from experiments.networks import TrainedNetwork
 from kdjax import adversarial, parallel
 from kdjax.data import views
+from kdjax.networks import TrainedNetwork
 from kdjax.types import Array
 
 FILE = "transition_curves.json"  # in the folder of a phase

@@ -19,14 +19,14 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import models, networks, report
+from experiments import models, report
 from experiments import workdir as workdirs
 from experiments.data import PhaseSplit
 from experiments.evaluation import Evaluator, TeacherLogits
-from experiments.networks import TrainedNetwork
 from experiments.plan import Plan, Train, plan_all
 from experiments.tasks import StepInputs
-from kdjax import parallel, train
+from kdjax import networks, parallel, train
+from kdjax.networks import TrainedNetwork
 from kdjax.types import Network
 
 # Steps are timed until both are reached, or the phase ends.

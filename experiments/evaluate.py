@@ -42,7 +42,7 @@ _IMPORT_FROM = flags.DEFINE_string("import_from", "", "Folder with modules of on
 
 if TYPE_CHECKING:
     from experiments.data import PhaseData
-    from experiments.networks import TrainedNetwork
+    from kdjax.networks import TrainedNetwork
 
 _OWN_SPLITS = ("train", "validation", "test")
 
@@ -60,7 +60,7 @@ def load_data(reference: str) -> "tuple[PhaseData, str, str]":
       UserError: if the flags name no data or no split that can be read.
     """
     from experiments import data as datasets
-    from experiments import files
+    from kdjax import files
 
     if _IMPORT_FROM.value:
         sys.path.append(_IMPORT_FROM.value)
@@ -96,7 +96,7 @@ def load_data(reference: str) -> "tuple[PhaseData, str, str]":
 
 def load_network(reference: str, data: "PhaseData") -> "TrainedNetwork":
     """Loads the network that a flag names, for the data."""
-    from experiments import networks
+    from kdjax import networks
 
     mean, std = ([_number(x) for x in flag.value] for flag in (_MEAN, _STD))
     measured = data.statistics if not (mean and std) and "=" in reference else ([], [])

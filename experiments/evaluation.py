@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import PhaseSplit
-from experiments.networks import TrainedNetwork
 from kdjax import losses, metrics, parallel, train
 from kdjax.data import batches, views, whole
 from kdjax.data.sources import Split
+from kdjax.networks import TrainedNetwork
 from kdjax.types import Array, Network, UserError, Variables
 
 _BATCH_SIZE = 500

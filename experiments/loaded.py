@@ -7,8 +7,8 @@ the final table.
 from collections.abc import Iterator, Mapping
 
 from experiments.evaluation import TeacherLogits, summarize, teacher_sizes
-from experiments.networks import TORCH_SUFFIXES, TrainedNetwork
 from experiments.plan import Load, Plan, Train
+from kdjax.networks import TORCH_SUFFIXES, TrainedNetwork
 
 # With so many times the accuracy of chance a network may still be what it is said to be.
 _NEAR_CHANCE = 2

@@ -11,8 +11,9 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments import files, lines
+from experiments import lines
 from experiments.trackers import Tracker
+from kdjax import files
 
 
 class Bar:

@@ -22,8 +22,8 @@ import rich.box
 import rich.console
 import rich.table
 
-from experiments import cli, networks
-from kdjax import UserError, models
+from experiments import cli
+from kdjax import UserError, models, networks
 from kdjax.models import convolution
 
 

@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
-from experiments import boundaries, files, networks
+from experiments import boundaries
 from experiments.clock import Clock
 from experiments.evaluation import Comparison, Evaluator, TeacherLogits
 from experiments.length import Rows
 from experiments.log import read_metrics
 from experiments.members import Member
-from experiments.networks import TrainedNetwork
 from experiments.objective import LogitTerms
 from experiments.plan import Ensemble, Load, Plan, Train
 from experiments.running import RunningMember
 from experiments.train_loop import TrainLoop
-from kdjax import checkpoint
+from kdjax import checkpoint, files, networks
+from kdjax.networks import TrainedNetwork
 from kdjax.types import TrainState, Variables
 
 

@@ -9,15 +9,15 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from experiments import checks, data, members, networks, profile, trackers
+from experiments import checks, data, earlier, members, profile, trackers
 from experiments.data import PhaseData, PhaseSplit, RunData, Subset
 from experiments.evaluation import teacher_sizes
 from experiments.length import EndCondition, Length, make_length
 from experiments.members import Member
-from experiments.networks import TrainedNetwork
 from experiments.tasks import DataFree, Setup, Supervised, Task, batch_parts
-from kdjax import checkpoint, parallel, train
+from kdjax import checkpoint, networks, parallel, train
 from kdjax.data import batches
+from kdjax.networks import TrainedNetwork
 from kdjax.types import Network, TrainState, UserError, Variables
 
 
@@ -321,7 +321,7 @@ def _train(
         init_variables, source = loaded.variables, loaded.network
     if source:
         _check_source(setup, source)
-    networks.check_phase(member.init_methods_from, known)
+    earlier.check_phase(member.init_methods_from, known)
     data_free = checks.is_data_free(config)
     # Without data there are no epochs; a pseudo-batch takes their place.
     own = config.batch_size if data_free else batch_parts(config)[0] * config.grad_accum_steps

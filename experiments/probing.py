@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.evaluation import index_batches
-from experiments.networks import TrainedNetwork
 from kdjax import metrics, parallel, probes
+from kdjax.networks import TrainedNetwork
 from kdjax.types import Array, UserError
 
 _BATCH_SIZE = 250

@@ -216,7 +216,8 @@ def _show(result: Mapping[str, Any]) -> None:
     """Prints the paper's tables of the students' run, or the figures, on stderr."""
     from rich.console import Console
 
-    from experiments import files, report
+    from experiments import report
+    from kdjax import files
 
     run = Path(result["students"][0]["network"]).parent
     tables = []

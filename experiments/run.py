@@ -7,16 +7,16 @@ from typing import Any
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import cli, files, legacy, lines, loaded, networks, report
+from experiments import cli, legacy, lines, loaded, report
 from experiments import workdir as workdirs
 from experiments.cli import Interrupted
 from experiments.data import PhaseData
 from experiments.members import Member, expand, kept
-from experiments.networks import TrainedNetwork
 from experiments.phase import run_phase
 from experiments.plan import Ensemble, Plan, Train, plan_all
 from experiments.train_loop import Diverged
-from kdjax import train
+from kdjax import files, networks, train
+from kdjax.networks import TrainedNetwork
 from kdjax.types import UserError
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from experiments import files, networks
+from experiments import earlier
 from experiments.clock import Clock
 from experiments.data import PhaseSplit
 from experiments.evaluation import Comparison, Evaluator
 from experiments.members import Member, kept
-from experiments.networks import TrainedNetwork
 from experiments.plan import Plan, Train
-from kdjax import checkpoint, heads, parallel
+from kdjax import checkpoint, files, heads, parallel
+from kdjax.networks import TrainedNetwork
 from kdjax.types import Array, TrainState, UserError, Variables
 
 
@@ -153,13 +153,13 @@ def restore_or_init(
         states, clock = tuple(init(*given) for given in arguments), Clock(len(running))
         if plan.config.continue_from:
             states = tuple(
-                networks.continued(networks.folder(one.member.continue_from, one.folder), state)
+                earlier.continued(earlier.folder(one.member.continue_from, one.folder), state)
                 for state, one in zip(states, running, strict=True)
             )
         if plan.config.init_methods_from:
             states = tuple(
-                networks.init_methods(
-                    state, networks.folder(one.member.init_methods_from, one.folder)
+                earlier.init_methods(
+                    state, earlier.folder(one.member.init_methods_from, one.folder)
                 )
                 for state, one in zip(states, running, strict=True)
             )

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from experiments import cli, files, legacy, report, workdir
+from experiments import cli, legacy, report, workdir
 from experiments.log import read_metrics
 from experiments.members import expand
-from kdjax import UserError
+from kdjax import UserError, files
 
 _FIGURES = (("test accuracy", "accuracy", ".2%"), ("agreement", "agreement", ".2%"))
 

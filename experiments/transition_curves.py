@@ -40,7 +40,8 @@ _OUT = flags.DEFINE_string("out", "transition_curves", "FILE, without its suffix
 
 def main() -> None:
     """Measures the networks that the flags name."""
-    from experiments import boundaries, files
+    from experiments import boundaries
+    from kdjax import files
 
     pairs = _pairs()
     for flag in (_IMAGES, _STEPS):

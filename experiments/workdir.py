@@ -16,8 +16,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import kdjax
-from experiments import files, legacy
-from kdjax import references
+from experiments import legacy
+from kdjax import files, references
 from kdjax.types import UserError
 
 # Phases in the name of a run folder; of more, the number is given.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import boundaries, figures, files
+from experiments import boundaries, figures
 from experiments.report.curves import draw_curves as draw_curves
 from experiments.report.measured import measured as measured
 from experiments.report.measured import members
@@ -17,6 +17,7 @@ from experiments.report.tables import probe_tables as probe_tables
 from experiments.report.tables import tables as tables
 from experiments.report.terminal import show as show
 from experiments.report.terminal import show_tables as show_tables
+from kdjax import files
 
 
 def write(summary: Mapping[str, Any], workdir: Path) -> None:

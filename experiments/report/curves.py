@@ -4,8 +4,8 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments import files
 from experiments.log import read_metrics
+from kdjax import files
 
 
 def draw_curves(workdir: Path, members: Mapping[str, Sequence[str]]) -> None:

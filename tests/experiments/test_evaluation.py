@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import evaluation, networks
+from experiments import evaluation
 from experiments.data import PhaseSplit
 from experiments.evaluation import CropAverage, TeacherLogits
-from experiments.networks import TrainedNetwork
-from kdjax import parallel
+from kdjax import networks, parallel
 from kdjax.data import views, whole
 from kdjax.data.sources import OnDemand, Split, resized
+from kdjax.networks import TrainedNetwork
 
 N, SIDE, SIZE, K = 7, 8, 6, 3
 IMAGES = np.random.default_rng(0).integers(0, 256, (N, SIDE, SIDE, 1)).astype(np.uint8)

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 from small_run import execute, small_config
 
 from configs import common
-from experiments import legacy, networks, run, workdir
+from experiments import legacy, run, workdir
 from experiments.log import read_metrics
+from kdjax import networks
 from kdjax.types import UserError
 
 OLD_RUN = Path(__file__).parent / "old_run"

@@ -9,8 +9,8 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 from small_run import execute, refusal, small_config
 
-from experiments import loaded, networks, plan, run
-from kdjax import models, torch_import
+from experiments import loaded, plan, run
+from kdjax import models, networks, torch_import
 
 
 @pytest.fixture(scope="module")

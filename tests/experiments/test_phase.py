@@ -10,9 +10,9 @@ import pytest
 from small_run import execute, refusal, small_config
 
 from configs import common
-from experiments import data, networks, phase, running
+from experiments import data, phase, running
 from experiments.log import read_metrics
-from kdjax import losses
+from kdjax import losses, networks
 from kdjax.types import TrainState, UserError
 
 MIX = 0.25

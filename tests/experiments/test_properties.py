@@ -9,7 +9,8 @@ import pytest
 from small_run import small_config
 
 from configs.tables import add_table
-from experiments import networks, probing, report
+from experiments import probing, report
+from kdjax import networks
 from kdjax.types import UserError
 
 

@@ -8,10 +8,10 @@ import pytest
 from small_run import execute, refusal
 
 from configs import recipes
-from experiments import networks, plan, report, run
+from experiments import plan, report, run
 from experiments.length import make_length
 from experiments.log import read_metrics
-from kdjax import checkpoint
+from kdjax import checkpoint, networks
 from kdjax.types import UserError
 
 # Student's error, and KD error on train and test, by student and teacher; as printed.

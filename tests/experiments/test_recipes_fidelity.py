@@ -7,9 +7,9 @@ import pytest
 from small_run import execute
 
 from configs import common, recipes
-from experiments import networks, plan, run
+from experiments import plan, run
 from experiments.data import Subset
-from kdjax import checkpoint
+from kdjax import checkpoint, networks
 from kdjax.types import UserError
 
 TINY = "tiny_network:Tiny"

@@ -20,10 +20,10 @@ from rich.console import Console
 from small_run import execute, refusal, small_config
 
 from configs import common, methods
-from experiments import cli, data, networks, report, run, workdir
+from experiments import cli, data, report, run, workdir
 from experiments.log import read_metrics
 from experiments.tasks import Supervised
-from kdjax import checkpoint, train
+from kdjax import checkpoint, networks, train
 from kdjax.types import UserError
 
 METRICS = {"accuracy", "top5", "nll", "ece"}

@@ -11,10 +11,10 @@ from PIL import Image
 from small_run import execute, refusal, small_config
 
 from configs import common
-from experiments import boundaries, data, networks, plan, run
+from experiments import boundaries, data, plan, run
 from experiments.log import Bar, read_metrics
 from experiments.tasks.data_free import read_settings
-from kdjax import checkpoint, schedules
+from kdjax import checkpoint, networks, schedules
 from kdjax.data import sources
 from kdjax.types import UserError
 

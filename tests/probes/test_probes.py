@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import networks
-from kdjax import models, probes
+from kdjax import models, networks, probes
 from kdjax.probes import domains
 from kdjax.types import Network, Outputs, UserError
 

@@ -1,17 +1,16 @@
-"""Trained networks by reference: the folder of a phase, or a PyTorch file."""
+"""Trained networks by reference: the folder of a run's phase, or a PyTorch file."""
 
-import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from experiments import files
-from kdjax import checkpoint, models
-from kdjax.types import Network, TrainState, UserError, Variables, first_line
+from kdjax import checkpoint, files, models, torch_import
+from kdjax.types import Network, UserError, Variables, first_line
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".safetensors")
@@ -143,8 +142,6 @@ def load(
         raise UserError(f"no such phase folder or PyTorch file: {reference!r}")
     if path.suffix not in TORCH_SUFFIXES:
         raise UserError(f"{reference!r} is not a PyTorch file: {', '.join(TORCH_SUFFIXES)}")
-    from kdjax import torch_import
-
     state_dict = torch_import.load(path)
     attributes = {"in_channels": in_channels, **(options or {})}
     num_classes = num_classes or torch_import.count_classes(
@@ -160,68 +157,12 @@ def load(
     return TrainedNetwork(network, variables, model)
 
 
-def check_phase(reference: str, earlier: Collection[str]) -> None:
-    """Raises UserError unless `reference` is "", an earlier phase or the folder of a phase."""
-    if reference and reference not in earlier and not (Path(reference) / "network.json").exists():
-        raise UserError(
-            f"init_methods_from is {reference!r}, which is neither an earlier phase "
-            f"({', '.join(earlier) or 'there is none'}) nor the folder of a phase"
-        )
-
-
-def folder(reference: str, phase: Path) -> Path:
-    """The folder of the phase that another one, whose folder is `phase`, calls `reference`."""
-    return phase.parent / reference if "/" not in reference else Path(reference)
-
-
-def init_methods(state: TrainState, source: Path) -> TrainState:
-    """Replaces the methods' variables that a finished phase, in `source`, has too.
-
-    Variables are matched by method and name, whether they are parameters or state:
-    what was trained there may be constant here.
+def read_arrays(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of the checkpoint that a phase reports, by their path in the training state.
 
     Raises:
-      UserError: if none matches.
+      UserError: if there is none yet, or if it is damaged.
     """
-    arrays = _read(source)
-    flat = checkpoint.flatten(state)
-    found = {}
-    for key, value in flat.items():
-        collection, bracket, rest = key.partition("[")
-        if collection in _METHODS:
-            for there in (f"{c}{bracket}{rest}" for c in _METHODS):
-                if there in arrays and arrays[there].shape == value.shape:
-                    found[key] = arrays[there]
-    if not found:
-        raise UserError(
-            f"init_methods_from: {str(source)!r} has nothing for the methods of this phase"
-        )
-    return checkpoint.unflatten(flat | found, state, str(source))
-
-
-def continued(source: Path, like: TrainState) -> TrainState:
-    """The state with which a finished phase, in `source`, ended, as that of a step 0.
-
-    Args:
-      source: the folder of the phase.
-      like: a state of the same structure.
-
-    Raises:
-      UserError: if it has no such state.
-    """
-    stored = checkpoint.Checkpoints(source / "checkpoints", read_only=True)
-    steps = stored.steps()
-    if not steps:
-        raise UserError(f"{str(source)!r} has no checkpoint yet")
-    state: TrainState = stored.restore(steps[-1], like)[0]
-    return dataclasses.replace(state, step=like.step)
-
-
-_METHODS = (".method_params", ".method_state")
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    """The arrays of the checkpoint that a phase reports."""
     stored = checkpoint.Checkpoints(folder / "checkpoints", read_only=True)
     steps = stored.steps()
     if not steps:
@@ -231,12 +172,22 @@ def _read(folder: Path) -> dict[str, Any]:
     return stored.read(step)[0]
 
 
-def _load_phase(folder: Path, dtype: str, **given: Any) -> TrainedNetwork:
+def read_description(folder: Path) -> dict[str, Any]:
+    """The content of a phase's `network.json`, as `describe` made it.
+
+    Raises:
+      UserError: if this is not the folder of a phase, or the file is damaged.
+    """
     if not (folder / "network.json").exists():
         phases = sorted(path.parent.name for path in folder.glob("*/network.json"))
         hint = f": name one of its phases, {', '.join(phases)}" if phases else ""
         raise UserError(f"{str(folder)!r} is not the folder of a phase{hint}")
-    described = files.read_json(folder / "network.json")
+    described: dict[str, Any] = files.read_json(folder / "network.json")
+    return described
+
+
+def _load_phase(folder: Path, dtype: str, **given: Any) -> TrainedNetwork:
+    described = read_description(folder)
     for key, value in given.items():
         if value and value != described[key]:
             raise UserError(
@@ -247,14 +198,17 @@ def _load_phase(folder: Path, dtype: str, **given: Any) -> TrainedNetwork:
         **{key: described[key] for key in ("num_classes", "in_channels", "mean", "std", "options")},
         dtype=dtype,
     )
-    arrays = _read(folder)
+    arrays = read_arrays(folder)
     network = network._replace(module=network.module.variant_for(arrays))
     variables = student_variables(arrays, network, described, folder)
     return TrainedNetwork(network, variables, described["model"])
 
 
 def student_variables(
-    arrays: dict[str, Any], network: Network, described: dict[str, Any], where: Path
+    arrays: dict[str, np.ndarray],
+    network: Network,
+    described: Mapping[str, Any],
+    where: Path,
 ) -> Variables:
     """The student in a checkpoint's arrays; its moving average where one was kept."""
     prefix = ".ema" if any(key.startswith(".ema[") for key in arrays) else "."

@@ -7,8 +7,7 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from configs import distill
-from experiments import networks
-from kdjax import UserError, models, torch_import
+from kdjax import UserError, models, networks, torch_import
 
 RGB = {"num_classes": 10, "in_channels": 3, "mean": (0.5,) * 3, "std": (0.2,) * 3}
 
