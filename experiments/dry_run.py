@@ -80,7 +80,8 @@ def dry_run(config: ConfigDict, workdir: Path, console: Console) -> None:
             row[-1] = _duration(seconds)
         rows.append(row)
     console.print(f"run folder {workdir}, {plans[0].devices.description}", highlight=False)
-    report.show_tables([report.Cells("", _HEADINGS, rows)], console)
+    optional = ("images", "multiply-adds")
+    report.show_tables([report.Cells("", _HEADINGS, rows, optional)], console)
     console.print(
         f"about {_duration(total)} in all; {_memory(plans[0].devices)}; nothing was written",
         highlight=False,

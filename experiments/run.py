@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import cli, legacy, lines, loaded, report
+from experiments import cli, legacy, lines, loaded, report, schema
 from experiments import workdir as workdirs
 from experiments.cli import Interrupted
 from experiments.data import PhaseData
@@ -24,13 +24,14 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """The config of the run: inherited values are copied, and `debug` is applied.
 
     Raises:
-      UserError: if there are no phases, their seeds are wrong, or a key was renamed.
+      UserError: if there are no phases, a key was renamed, or a value is not allowed.
     """
     names = list(config.phases)
     if not names:
         raise UserError("the config has no phases")
     plain = config.to_dict()
     legacy.check_renamed(list(legacy.flat_keys(plain)))
+    schema.check(plain)
     resolved = ConfigDict(plain)
     # A ConfigDict made of a dict sorts its keys; phases have an order.
     resolved.phases = ConfigDict(sort_keys=False)

@@ -6,10 +6,10 @@ A file's pickle may refer to storages, tensors, parameters and ordered dicts, an
 else. No name in it is ever imported, so it cannot run code.
 """
 
-import collections
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +31,13 @@ _WRAPPERS = (
     "network",
     "student",
 )
+# Values that a pickle may hold, those counted again that it refers to again. A state dict has some
+# twenty for each of its tensors.
+_VALUES = 10**6
+# Elements that a view with a stride of 0 may have beyond those of its storage.
+_EXPANDED = 2**20
+# Dicts in dicts down to the state dict, at most.
+_NESTING = 8
 # Prefixes that DataParallel and torch.compile add to all keys.
 _PREFIXES = ("module.", "_orig_mod.")
 
@@ -70,6 +77,8 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
         objects other than tensors and plain containers, or holds no state dict.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot read {path}: it is not a regular file")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -91,7 +100,9 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, np.ndarray]:
-    while isinstance(content, dict):
+    for _ in range(_NESTING):
+        if not isinstance(content, dict):
+            break
         if content and all(
             isinstance(key, str) and isinstance(value, np.ndarray) for key, value in content.items()
         ):
@@ -100,11 +111,20 @@ def _unwrapped(content: Any, path: Path) -> dict[str, np.ndarray]:
         if not inner:
             raise UserError(
                 f"{path} holds no state dict: its keys are "
-                f"{', '.join(map(str, content)) or 'none'}; it should hold tensors, "
+                f"{_named(content) or 'none'}; it should hold tensors, "
                 f"or a dict of tensors under {', '.join(_WRAPPERS)}"
             )
         content = inner[0]
+    if isinstance(content, dict):
+        raise UserError(f"{path} holds no state dict within {_NESTING} dicts in each other")
     raise UserError(f"{path} holds no state dict but a {type(content).__name__}")
+
+
+def _named(content: dict[Any, Any]) -> str:
+    """The first keys of a dict. Only strings are shown: others may be of any size."""
+    names = [key for key in content if isinstance(key, str)]
+    more = len(content) - len(names[:10])
+    return ", ".join(names[:10]) + (f" and {more} more" if more else "")
 
 
 def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
@@ -130,24 +150,52 @@ class _Ignored:
         pass
 
 
-def _rebuild_tensor(
-    storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
-) -> np.ndarray:
+class _Dict(dict[Any, Any]):
+    """An OrderedDict of a file. Attributes that the file sets, such as `_metadata`, are dropped."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Storage:
+    """Numbers of a file, of which tensors are views. Only the file's reader makes one.
+
+    Attributes:
+      array: of one dimension; zeros until the numbers are read, which follow the pickle.
+    """
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> np.ndarray:
     """A tensor as a strided view of its storage."""
-    if not math.prod(shape):
-        return np.zeros(shape, storage.dtype)
+    numbers = [offset, *shape, *strides]
+    if not isinstance(storage, _Storage) or not all(type(number) is int for number in numbers):
+        raise UserError("a tensor is not a view of a storage")
+    array = storage.array
+    # Outside these bounds the view would read memory that does not belong to the file; one with a
+    # stride of 0 could have any number of elements.
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    # Outside these bounds the view would read memory that does not belong to the file.
-    if min([offset, *strides, *shape]) < 0 or last >= storage.size:
+    elements = math.prod(shape)
+    if (
+        min(numbers) < 0
+        or (elements and last >= array.size)
+        or elements > max(array.size, _EXPANDED)
+    ):
         raise UserError("a tensor extends beyond its storage")
-    in_bytes = [stride * storage.itemsize for stride in strides]
-    return np.lib.stride_tricks.as_strided(storage[offset:], shape, in_bytes)
+    if not elements:
+        return np.zeros(shape, array.dtype)
+    in_bytes = [stride * array.itemsize for stride in strides]
+    return np.lib.stride_tricks.as_strided(array[offset:], shape, in_bytes)
 
 
 # The only globals that a pickle may refer to, and their replacements. The ignored ones are
 # what programs save beside the weights: arguments, schedule milestones, NumPy scalars.
 _GLOBALS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "OrderedDict"): _Dict,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     ("torch", "Size"): tuple,
@@ -161,6 +209,36 @@ _GLOBALS: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
+def _check_size(file: BinaryIO) -> None:
+    """Raises UserError if the next pickle holds too much, which it can in a few bytes.
+
+    A tuple of two equal tuples of two equal tuples, and so on, has a hash and a text that take for
+    ever. The file stays at the beginning of the pickle.
+    """
+    start, mark = file.tell(), -1
+    stack: list[int] = []
+    memo: dict[Any, int] = {}
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if argument is None else argument] = stack[-1]
+        elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        else:
+            taken = list(opcode.stack_before)
+            size = 1
+            if pickletools.stackslice in taken:
+                while stack[-1] != mark:
+                    size += stack.pop()
+                stack.pop()
+                taken = taken[: taken.index(pickletools.markobject)]
+            for _ in taken:
+                size += stack.pop()
+            if size > _VALUES:
+                raise UserError(f"it holds more than {_VALUES:,} values")
+            stack += [mark if one is pickletools.markobject else size for one in opcode.stack_after]
+    file.seek(start)
+
+
 class _Unpickler(pickle.Unpickler):
     """Unpickles the tensors of a PyTorch file without importing anything it names.
 
@@ -169,9 +247,12 @@ class _Unpickler(pickle.Unpickler):
         hold zeros until `fill`, since the numbers follow after the pickle.
     """
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO, limit: int):
+        """Takes the file, and the bytes that it has: its storages cannot have more."""
+        _check_size(file)
         super().__init__(file)
-        self.storages: dict[str, np.ndarray] = {}
+        self.storages: dict[str, _Storage] = {}
+        self._left = limit
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGES:
@@ -183,18 +264,26 @@ class _Unpickler(pickle.Unpickler):
             )
         return _GLOBALS[module, name]
 
-    def persistent_load(self, pid: Any) -> np.ndarray:
-        kind, dtype, key, _, size, *view = pid
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, kind_of_numbers, key, _, size, *view = pid
         if kind != "storage" or any(part is not None for part in view):
             raise UserError("it holds views of storages, as only very old PyTorch wrote")
+        dtype = _STORAGES[kind_of_numbers]
+        if type(size) is not int or not 0 <= size * dtype.itemsize <= self._left:
+            known = self.storages.get(key)
+            if known is None or known.array.size != size:
+                raise UserError("a storage is larger than the file")
         if key not in self.storages:
-            self.storages[key] = np.zeros(size, _STORAGES[dtype])
+            self._left -= size * dtype.itemsize
+            self.storages[key] = _Storage(np.zeros(size, dtype))
+        if self.storages[key].array.dtype != dtype:
+            raise UserError("a storage has two types")
         return self.storages[key]
 
     def fill(self, key: str, data: bytes) -> None:
         """Copies the numbers into a storage."""
-        storage = self.storages[key]
-        storage[:] = np.frombuffer(data, storage.dtype, storage.size)
+        array = self.storages[key].array
+        array[:] = np.frombuffer(data, array.dtype, array.size)
 
 
 def _read_torch(data: bytes) -> Any:
@@ -203,34 +292,46 @@ def _read_torch(data: bytes) -> Any:
     return read(io.BytesIO(data))
 
 
-def _read_zip(file: BinaryIO) -> Any:
+def _read_zip(file: io.BytesIO) -> Any:
     """PyTorch 1.6 and later: a zip archive of one pickle and one member per storage."""
+    limit = file.getbuffer().nbytes
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
+        # PyTorch compresses nothing, so that no member is larger than the file.
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise UserError("it is a compressed archive, which PyTorch does not write")
         pickled = next((name for name in names if name.endswith("/data.pkl")), None)
         if pickled is None:
             raise UserError("it is a zip archive without the data.pkl of a PyTorch file")
         root = pickled.removesuffix("data.pkl")
         if f"{root}byteorder" in names:
             _check_byte_order(archive.read(f"{root}byteorder") == b"little")
-        unpickler = _Unpickler(io.BytesIO(archive.read(pickled)))
+        unpickler = _Unpickler(io.BytesIO(archive.read(pickled)), limit)
         content = unpickler.load()
         for key in unpickler.storages:
             unpickler.fill(key, archive.read(f"{root}data/{key}"))
     return content
 
 
-def _read_legacy(file: BinaryIO) -> Any:
+def _read_legacy(file: io.BytesIO) -> Any:
     """PyTorch before 1.6: a sequence of pickles, followed by the storages."""
-    magic, protocol, system = (_Unpickler(file).load() for _ in range(3))
+    limit = file.getbuffer().nbytes
+    magic, protocol, system = (_Unpickler(file, limit).load() for _ in range(3))
     if (magic, protocol) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
         raise UserError("it is not a PyTorch file")
     _check_byte_order(system["little_endian"])
-    unpickler = _Unpickler(file)
+    unpickler = _Unpickler(file, limit)
     content = unpickler.load()
-    for key in _Unpickler(file).load():
+    filled = set()
+    for key in _Unpickler(file, limit).load():
         (size,) = np.frombuffer(file.read(8), np.int64)
-        unpickler.fill(key, file.read(int(size) * unpickler.storages[key].itemsize))
+        array = unpickler.storages[key].array
+        if size != array.size:
+            raise UserError("a storage has two sizes")
+        unpickler.fill(key, file.read(array.nbytes))
+        filled.add(key)
+    if filled != set(unpickler.storages):
+        raise UserError("it lacks the numbers of a storage")
     return content
 
 

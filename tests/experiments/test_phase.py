@@ -196,12 +196,15 @@ def test_batch_statistics_are_measured_again_before_the_first_step(tmp_path):
     [
         ({"keep": (50,)}, "phase 'kd' keeps epoch 50, and it has 0.384 epochs"),
         ({"keep": (-1,)}, "keeps epoch -1"),
-        ({"init_mix": 0.5}, "init_mix 0.5 and init_from ''"),
-        ({"init_mix": 2.0, "init_from": "teacher"}, r"init_mix is in \[0, 1\]"),
+        ({"init_mix": 0.5}, "init_mix 0.5, but no init_from"),
+        (
+            {"init_mix": 2.0, "init_from": "teacher"},
+            r"phases.kd.init_mix is 2.0: it must be a number in \[0, 1\]",
+        ),
         ({"teachers": ("teacher@5",)}, "has teacher 'teacher@5', which is neither"),
         ({"ensemble": ("nobody",)}, "is an ensemble of 'nobody', which is neither"),
         ({"ensemble": ("teacher",), "checkpoint": "x.pth"}, "an ensemble and has a checkpoint"),
-        ({"train_eval_images": -1}, "train_eval_images is -1"),
+        ({"train_eval_images": -1}, "phases.kd.train_eval_images is -1"),
     ],
 )
 def test_impossible_wishes_are_refused(tmp_path, changes, message):

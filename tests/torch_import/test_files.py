@@ -95,7 +95,8 @@ def write(request, tmp_path, monkeypatch):
         parts = [pickle.dumps(part, protocol=2) for part in head]
         parts += [file.getvalue(), pickle.dumps([str(n) for n in range(len(storages))], protocol=2)]
         for storage in storages:
-            parts += [np.int64(storage.size).tobytes(), storage.values.tobytes()]
+            size = storage.size if isinstance(storage.size, int) else storage.values.size
+            parts += [np.int64(size).tobytes(), storage.values.tobytes()]
         path.write_bytes(b"".join(parts))
         return path
 
@@ -204,6 +205,82 @@ def test_a_view_beyond_its_storage_is_rejected(write, view):
     assert_rejected(write({"weight": Tensor(Storage(WEIGHT), *view)}), "extends beyond its storage")
 
 
+def test_a_view_is_no_storage_of_another(write):
+    """A window of stride 0 has any size; a window of stride 1 over it would read foreign memory."""
+    window = Tensor(Storage(np.zeros(1, np.float32)), 0, (2**18,), (0,))
+    assert torch_import.load(write({"weight": window}))["weight"].shape == (2**18,)
+    assert_rejected(write({"weight": Tensor(window, 0, (2**18,), (1,))}), "not a view of a storage")
+    huge = Tensor(Storage(np.zeros(1, np.float32)), 0, (2**40,), (0,))
+    assert_rejected(write({"weight": huge}), "extends beyond its storage")
+
+
+@pytest.mark.parametrize(
+    "view", [(0, (2.0,), (1,)), (0, ("2",), (1,)), (None, (2,), (1,)), (0, (True,), (1,))]
+)
+def test_sizes_and_strides_are_whole_numbers(write, view):
+    assert_rejected(write({"weight": Tensor(Storage(WEIGHT), *view)}), "not a view of a storage")
+
+
+@pytest.mark.parametrize("size", [(2, 200_000), 2**40, -1, 2.0])
+def test_a_storage_is_no_larger_than_the_file(write, size):
+    storage = Storage(WEIGHT)
+    storage.size = size
+    path = write({"weight": Tensor(storage, 0, (2,), (1,))})
+    assert_rejected(path, "a storage is larger than the file")
+
+
+def test_many_storages_are_together_no_larger_than_the_file(write):
+    content = {
+        f"layer{i}": Tensor(Storage(WEIGHT, size=1000), 0, (3, 4), (4, 1)) for i in range(100)
+    }
+    assert_rejected(write(content), "a storage is larger than the file")
+
+
+def test_a_dict_that_holds_itself_is_rejected(write):
+    content = {}
+    content["state_dict"] = content
+    assert_rejected(write(content), "no state dict within 8 dicts")
+
+
+def test_attributes_of_a_dict_do_not_replace_its_methods(write):
+    class WithAttributes:
+        def __reduce__(self):
+            attributes = {"items": "not a method", "_metadata": {"version": 1}}
+            return OrderedDict, (), attributes, None, iter(tensors(STATE_DICT).items())
+
+    assert_same(torch_import.load(write(WithAttributes())), STATE_DICT)
+
+
+def test_keys_that_are_no_strings_are_not_shown(write):
+    assert_rejected(write({("a", "b"): 1, "epoch": 3}), "its keys are epoch and 1 more")
+
+
+def test_tuples_that_share_their_parts_are_rejected(write):
+    """Their hash as a key, and their text, would take exponential time."""
+    nested = ()
+    for _ in range(20):
+        nested = (nested, nested)
+    assert_rejected(write({nested: 1}), "it holds more than 1,000,000 values")
+
+
+def test_many_keys_are_not_all_shown(write):
+    path = write({f"key{i}": i for i in range(1000)})
+    assert_rejected(path, "key9 and 990 more; it should hold")
+
+
+def test_a_compressed_archive_is_rejected(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("any/data.pkl", bytes(10**6))
+    assert_rejected(tmp_path / "bomb.pth", "compressed archive")
+
+
+def test_pipes_and_devices_are_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    assert_rejected(tmp_path / "pipe.pth", "not a regular file")
+    (tmp_path / "zero.pth").symlink_to("/dev/zero")
+    assert_rejected(tmp_path / "zero.pth", "not a regular file")
+
+
 def test_an_incomplete_storage_is_rejected(write):
     assert_rejected(write({"weight": Tensor(Storage(WEIGHT, size=13), 0, (13,), (1,))}), "damaged")
 
@@ -258,7 +335,7 @@ def test_other_zip_archives_are_rejected(tmp_path):
 
 def test_a_missing_file_is_named(tmp_path):
     assert_rejected(tmp_path / "none.pth", "No such file")
-    assert_rejected(tmp_path, "Is a directory")
+    assert_rejected(tmp_path, "not a regular file")
 
 
 def test_safetensors_are_read(tmp_path):

@@ -1,0 +1,129 @@
+"""Configs made of the declared keys, and checked against them before anything is done."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.keys import (
+    ADVERSARIAL,
+    AUGMENT,
+    DATA,
+    EVALUATION,
+    NOT_NEGATIVE,
+    PHASE,
+    POSITIVE,
+    RUN,
+    SHARE,
+    TERM,
+    UNTIL,
+    Keys,
+)
+from experiments.rules import Anything, Number, Rule, Whole, like, problem
+from kdjax import distillers, references
+from kdjax.types import UserError
+
+# Arguments of methods whose range is narrower than their type.
+_ARGUMENTS: dict[str, Rule] = {
+    "temperature": POSITIVE,
+    "label_smoothing": Number(0, 1, below=True),
+    "momentum": SHARE,
+    "features": Whole(1),
+    "negatives": Whole(1),
+    "mid_channels": Whole(1),
+    "rate": POSITIVE,
+    "margin": NOT_NEGATIVE,
+}
+
+
+def defaults(keys: Keys) -> dict[str, Any]:
+    """The defaults of keys and groups."""
+    return {
+        name: defaults(key) if isinstance(key, dict) else key.default for name, key in keys.items()
+    }
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Checks every value of a config.
+
+    Args:
+      config: as a dict, with inherited values in place.
+
+    Raises:
+      UserError: names the first key whose value is not allowed. Of a value that was inherited, the
+        layer is named that it comes from.
+    """
+    for line in _problems(config):
+        raise UserError(line)
+
+
+def _problems(config: Mapping[str, Any]) -> Iterator[str]:
+    yield from _group("", RUN, config)
+    yield from _group("data", DATA, config["data"])
+    yield from _group("evaluation", EVALUATION, config["evaluation"])
+    for layer in ("train", "teacher", "student"):
+        yield from _phase(layer, config[layer])
+    for name, phase in config["phases"].items():
+        yield from _phase(f"phases.{name}", phase)
+
+
+def _phase(prefix: str, phase: Mapping[str, Any]) -> Iterator[str]:
+    yield from _group(prefix, PHASE, phase)
+    for name, term in phase["objective"].items():
+        yield from _term(f"{prefix}.objective.{name}", name, term)
+    yield from _group(f"{prefix}.adversarial", ADVERSARIAL, phase["adversarial"])
+    for name, condition in phase["until"].items():
+        yield from _group(f"{prefix}.until.{name}", UNTIL, condition)
+    for name, view in phase["extra_views"].items():
+        yield from _group(f"{prefix}.extra_views.{name}", AUGMENT, view)
+
+
+def _group(prefix: str, keys: Keys, given: Any) -> Iterator[str]:
+    """The problems of the keys that are given; which these may be is checked elsewhere."""
+    if not isinstance(given, Mapping):
+        yield f"{prefix} is {given!r}: it must be a group of keys"
+        return
+    for name, value in given.items():
+        key, path = keys.get(name), f"{prefix}.{name}" if prefix else name
+        if isinstance(key, dict):
+            yield from _group(path, key, value)
+        elif key and (rule := key.rule or Anything()) and (line := problem(path, value, rule)):
+            yield line
+
+
+def _term(path: str, name: str, term: Any) -> Iterator[str]:
+    yield from _group(path, TERM, term)
+    if not isinstance(term, Mapping):
+        return
+    method = term.get("method", name)
+    expected: Mapping[str, Any] = {}
+    if isinstance(method, str) and not references.is_reference(method):
+        if method not in distillers.names():
+            return
+        parameters = inspect.signature(getattr(distillers, method)).parameters
+        expected = {name: parameter.default for name, parameter in parameters.items()}
+    for argument, value in term.items():
+        if argument in TERM:
+            continue
+        rule = like(expected.get(argument))
+        if argument in expected:
+            rule = _ARGUMENTS.get(argument, rule)
+        if line := problem(f"{path}.{argument}", value, rule):
+            yield line
+
+
+def base() -> ConfigDict:
+    """A config without phases that has every key of a run, with its default."""
+    config = ConfigDict(defaults(RUN), sort_keys=False)
+    config.data = ConfigDict(defaults(DATA), sort_keys=False)
+    config.evaluation = ConfigDict(defaults(EVALUATION), sort_keys=False)
+    layer = ConfigDict(defaults(PHASE), sort_keys=False)
+    for key in ("objective", "adversarial", "until", "extra_views"):
+        layer[key] = ConfigDict(PHASE[key].default, sort_keys=False)  # type: ignore[union-attr]
+    # They are set as a whole: a layer shares its options with what inherits from it.
+    layer.model_options = ConfigDict().lock()
+    for key in ("seed", "seeds", "eval_every"):
+        layer[key] = config.get_oneway_ref(key)
+    config.train = layer
+    return config
