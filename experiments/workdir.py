@@ -8,6 +8,7 @@ import importlib.util
 import json
 import platform
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,10 +143,10 @@ def _commit() -> str:
     """What git calls this checkout, or "" if this is none."""
     root = Path(__file__).resolve().parents[1]
     # Where kdjax is installed, git may describe the project of its user.
-    if not (root / "pyproject.toml").exists():
+    if not (root / "pyproject.toml").exists() or not (git := shutil.which("git")):
         return ""
     described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
+        [git, "describe", "--always", "--dirty"],
         cwd=root, capture_output=True, text=True, check=False,
     )  # fmt: skip
     return described.stdout.strip() if described.returncode == 0 else ""

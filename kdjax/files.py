@@ -1,6 +1,7 @@
 """Files that are written as a whole: neither a reader nor a killed run leaves half of one."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,17 @@ def write(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replaces a JSON file as a whole."""
-    write(path, (json.dumps(value, indent=2) + "\n").encode())
+    """Replaces a JSON file as a whole. A number that is not finite, which JSON has not, is null."""
+    text = json.dumps(_strict(value), indent=2, allow_nan=False)
+    write(path, (text + "\n").encode())
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> Any:
@@ -37,8 +47,8 @@ def read_json(path: Path) -> Any:
       UserError: if it is missing or not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {str(path)!r}: {first_line(error)}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r} is not JSON: {first_line(error)}") from None

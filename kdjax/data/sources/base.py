@@ -2,13 +2,16 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from PIL import Image
 
-from kdjax.types import UserError
+from kdjax.types import UserError, first_line
 
+# Of an image file: enough for photographs, and far below what a small file can claim to hold.
+MAX_PIXELS = 100_000_000
 # The number of classes, or their names in the order of the labels.
 Classes = int | Sequence[str]
 # From positions in a split to images, uint8 [h, w, c] each.
@@ -199,6 +202,11 @@ def from_arrays(
             resized_images = [resized(image, options.resize) for image in images]
             empty = np.empty((0, options.resize, options.resize, images.shape[-1]), np.uint8)
             images = np.stack(resized_images) if resized_images else empty
+        if len(labels) and not (labels.min() >= -1 and labels.max() < 2**31):
+            raise UserError(
+                f"labels are in [{labels.min()}, {labels.max()}]: they are numbers from 0 to k - "
+                "1, and -1 where unknown"
+            )
         splits.append(Split(images, labels.astype(np.int32)))
     train, test = splits
     if train.images.shape[1:] != test.images.shape[1:]:
@@ -210,7 +218,9 @@ def from_arrays(
         if largest >= (k := classes if isinstance(classes, int) else len(classes)):
             raise UserError(f"labels are up to {largest}, and there are {k} classes, from 0 on")
         return train, test, classes
-    without = sorted(set(range(largest + 1)) - set(train.labels.tolist()))
+    known = set(train.labels.tolist())
+    # The first six are among so many numbers, and the largest may be anything.
+    without = [i for i in range(min(largest + 1, len(known) + 6)) if i not in known]
     if without and (train.labels >= 0).any():
         shown = ", ".join(map(str, without[:5])) + (", ..." if len(without) > 5 else "")
         raise UserError(
@@ -218,6 +228,42 @@ def from_arrays(
             "numbers from 0 to k - 1"
         )
     return train, test, 1 + max(largest, 0)
+
+
+def read_image(path: Path, mode: str = "") -> np.ndarray:
+    """Reads a PNG or JPEG file.
+
+    Args:
+      path: of the file.
+      mode: Pillow's mode, `L` or `RGB`; by default `L` for greyscale images and `RGB` for others.
+
+    Returns:
+      uint8 [h, w, c]. Greyscale of 16 bits is scaled to 8.
+
+    Raises:
+      UserError: if it cannot be read, is of another format, or has more than `MAX_PIXELS` pixels.
+    """
+    try:
+        # Of other formats, some are read by programs that a file can make do anything.
+        with Image.open(path, formats=("PNG", "JPEG")) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise UserError(
+                    f"{str(path)!r} is {picture.height}x{picture.width}: an image has at most "
+                    f"{MAX_PIXELS:,} pixels"
+                )
+            is_grey = picture.mode in ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I")
+            image: Image.Image = picture
+            if picture.mode.startswith("I"):
+                # Pillow would cut them off at 255.
+                grey = np.asarray(picture).astype(np.float64) * (255 / 65535)
+                image = Image.fromarray(np.round(grey.clip(0, 255)).astype(np.uint8))
+            pixels = np.asarray(image.convert(mode or ("L" if is_grey else "RGB")), np.uint8)
+    except UserError:
+        raise
+    except Exception as error:
+        # A damaged file can raise almost any exception.
+        raise UserError(f"cannot read {str(path)!r} as PNG or JPEG: {first_line(error)}") from None
+    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def resized(image: np.ndarray, side: int) -> np.ndarray:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from kdjax.data.sources.base import (
     Classes,
@@ -12,9 +11,10 @@ from kdjax.data.sources.base import (
     SourceOptions,
     Split,
     in_memory_or_lazy,
+    read_image,
     resized,
 )
-from kdjax.types import UserError, first_line
+from kdjax.types import UserError
 
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
 
@@ -49,18 +49,14 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
             f"no .png or .jpg images of class {', '.join(empty_classes)} in {str(train_folder)!r}: "
             "every subfolder is a class"
         )
-    mode, first_size = _mode_and_size(files[train_folder][0][0])
-    expected = (options.resize, options.resize) if options.resize else first_size
+    first = read_image(files[train_folder][0][0])
+    mode = "L" if first.shape[-1] == 1 else "RGB"
+    expected = (options.resize, options.resize) if options.resize else first.shape[:2]
 
     def read_whole(path: Path) -> np.ndarray:
-        try:
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert(mode), np.uint8)
-        except OSError as error:
-            raise UserError(f"cannot read {str(path)!r}: {first_line(error)}") from None
-        return pixels.reshape(*pixels.shape[:2], -1)
+        return read_image(path, mode)
 
-    def read_image(path: Path) -> np.ndarray:
+    def read_resized(path: Path) -> np.ndarray:
         image = resized(read_whole(path), options.resize)
         if image.shape[:2] != expected:
             raise UserError(
@@ -74,7 +70,7 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
         labels = np.array([label for _, label in files[folder]], np.int32)
 
         def read_images(positions: Sequence[int]) -> list[np.ndarray]:
-            return [read_image(paths[i]) for i in positions]
+            return [read_resized(paths[i]) for i in positions]
 
         whole = OnDemand(len(paths), lambda positions: [read_whole(paths[i]) for i in positions])
         images = in_memory_or_lazy(len(paths), read_images, options)
@@ -96,14 +92,6 @@ def _labelled_files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, in
         (path, label)
         for label, name in enumerate(classes)
         for path in sorted(folder.joinpath(name).glob("*"))
-        if path.suffix.lower() in _SUFFIXES
+        # A pipe would be waited for.
+        if path.suffix.lower() in _SUFFIXES and path.is_file()
     ]
-
-
-def _mode_and_size(path: Path) -> tuple[str, tuple[int, int]]:
-    """Pillow's mode, `L` or `RGB`, and (h, w) of an image file."""
-    try:
-        with Image.open(path) as picture:
-            return "L" if picture.mode in ("1", "L") else "RGB", (picture.height, picture.width)
-    except OSError as error:
-        raise UserError(f"cannot read {str(path)!r}: {first_line(error)}") from None

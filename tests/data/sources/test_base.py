@@ -66,3 +66,18 @@ def test_arrays_can_name_their_classes_and_have_no_others():
     assert sources.from_arrays(X, Y, X, Y, SourceOptions(), classes=names)[2] == names
     with pytest.raises(UserError, match="labels are up to 2, and there are 2 classes"):
         sources.from_arrays(X, Y, X, Y, SourceOptions(), classes=names[:2])
+
+
+@pytest.mark.parametrize(
+    "label", [np.int64(2**32 + 1), np.uint64(2**64 - 1), np.int64(-5), np.int64(2**31)]
+)
+def test_labels_are_looked_at_before_they_are_cast(label):
+    labels = np.array([0, 1, 0, 1, 0, label], label.dtype)
+    with pytest.raises(UserError, match=r"labels are in \[.*\]: they are numbers from 0"):
+        sources.from_arrays(X, labels, X, Y, SourceOptions())
+
+
+def test_a_huge_label_without_others_is_a_line():
+    labels = np.array([0, 1, 0, 1, 0, 2**31 - 1])
+    with pytest.raises(UserError, match=r"no training image has label 2, 3, 4, 5, 6, \.\.\."):
+        sources.from_arrays(X, labels, X, labels, SourceOptions())

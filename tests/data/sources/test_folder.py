@@ -1,6 +1,9 @@
 """Image files in folders."""
 
+import os
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -189,3 +192,43 @@ def test_a_corrupt_image_is_named(assert_error, folder, file, damage):
         {"empty": b"", "text": b"not an image", "torn": whole[:60], "garbled": garbled}[damage]
     )
     assert_error(f"folder:{folder}", f"cannot read .*{file}")
+
+
+def test_grey_images_of_16_bits_are_scaled(folder):
+    deep = np.array([[0, 257], [255 * 257, 128 * 257]], np.uint16)
+    shutil.rmtree(folder / "train")
+    shutil.rmtree(folder / "test")
+    for split in ("train", "test"):
+        _write(folder / split / "cat" / "0.png", deep)
+    data = sources.load(f"folder:{folder}")
+    np.testing.assert_array_equal(data.train.images[0, ..., 0], [[0, 1], [255, 128]])
+
+
+@pytest.mark.parametrize("text", ["%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "GIF89a"])
+def test_only_png_and_jpeg_are_opened(folder, text, monkeypatch):
+    (folder / "train/cat/0.png").write_text(text)
+
+    def interpret(*_, **__):
+        raise AssertionError("another program was called")
+
+    monkeypatch.setattr("subprocess.check_call", interpret)
+    with pytest.raises(UserError, match=r"cannot read '.*0\.png' as PNG or JPEG"):
+        sources.load(f"folder:{folder}")
+
+
+@pytest.mark.parametrize("memory", [0, 4])
+def test_an_image_that_claims_to_be_huge_is_not_decoded(folder, memory):
+    # The header of a PNG of 20,000 x 20,000 pixels, in 57 bytes.
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunk = lambda kind, data: (  # noqa: E731
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    )
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
+    (folder / "train/cat/0.png").write_bytes(content + chunk(b"IEND", b""))
+    with pytest.raises(UserError, match=r"0\.png'"):
+        sources.load(f"folder:{folder}", memory=memory)
+
+
+def test_pipes_are_not_waited_for(folder):
+    os.mkfifo(folder / "train/cat/pipe.png")
+    assert len(sources.load(f"folder:{folder}").train) == 6
