@@ -9,6 +9,7 @@ models and data sets in modules beside it can be named as `module:name`.
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,8 @@ def main() -> None:
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     if note := usage.what_stays(config, overrides):
         lines.show(note, console)
-    run.run(config, folder, console)
+    command = f"python -m experiments.main {shlex.join(sys.argv[1:])}"
+    run.run(config, folder, console, command=command)
 
 
 def prepare(argv: Sequence[str]) -> int:

@@ -134,13 +134,16 @@ class Progress:
         return bool(failed or unkept)
 
 
-def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
+def run(
+    config: ConfigDict, workdir: Path, console: Console, *, command: str = ""
+) -> dict[str, Any]:
     """Runs all phases that are not finished, and writes summary.json.
 
     Args:
       config: resolved.
       workdir: the run folder; created if it does not exist, resumed if it does.
       console: for progress and the table.
+      command: that was given, for the summary.
 
     Returns:
       The summary.
@@ -166,6 +169,7 @@ def run(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
         summary = {
             "config": config.to_dict(),
             "seed": config.seed,
+            "command": command,
             "device": device,
             "versions": workdirs.versions(),
             "phases": progress.results,
