@@ -239,7 +239,8 @@ def _show_loss(axes: Any, curves: Curves) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.set_ylim(*limits(curves))
+        low, high = limits(curves)
+        axes.set_ylim(max(low, 0.0) if min(finite, default=0) >= 0 else low, high)
 
 
 def _svg(figure: Any, words: str) -> Markup:

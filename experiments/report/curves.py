@@ -1,6 +1,7 @@
 """Curves of a run, from what its members have logged."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -60,14 +61,16 @@ def read_curves(
 def limits(curves: Curves) -> tuple[float, float]:
     """The range of what matters: without the first quarter of each member's points.
 
-    The first rise would press everything else into the top of the picture.
+    The first rise would press everything else into the top of the picture. What is not finite,
+    after a phase has diverged, has no place in it.
     """
     late = [
         value
         for members in curves.lines.values()
         for points in members
         for _, value in points[len(points) // 4 :]
-    ]
+        if math.isfinite(value)
+    ] or [0.0]
     margin = max(0.05 * (max(late) - min(late)), 0.01)
     return min(late) - margin, max(late) + margin
 

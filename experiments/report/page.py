@@ -70,10 +70,11 @@ def describe(run: Run, *, tables_only: bool = False) -> Described:
     phases, look = run.phases, charts.styles(list(run.members))
     report = run.config["report"]
     shares = {figure: (title, percent) for figure, title, percent in _CURVES}
-    curves = [
-        charts.line_chart(shares[one.figure][0], one, look, shares[one.figure][1])
-        for one in read_curves(run.folder, run.members, list(shares))
-    ]
+    curves = []
+    for one in read_curves(run.folder, run.members, list(shares)):
+        title, percent = shares[one.figure]
+        title += ", learned without data" if one.unit == "step" else ""
+        curves.append(charts.line_chart(title, one, look, percent))
     fidelity = [
         charts.scatter_chart(title, phases, figure, label, look, percent)
         for figure, title, label, percent in _FIDELITY

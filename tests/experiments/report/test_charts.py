@@ -60,6 +60,15 @@ def test_limits_leave_out_the_first_rise():
     assert 0.7 < high < 0.8
 
 
+def test_a_phase_that_diverged_is_drawn_as_far_as_it_got():
+    members = [[(1.0, 2.0), (2.0, 1.0), (3.0, float("nan"))], [(1.0, float("inf"))]]
+    curves = Curves("train/loss", "epoch", {"kd": members})
+    low, high = limits(curves)
+    assert 0.9 < low < 1.0
+    assert 2.0 < high < 2.1
+    assert "ends at" in charts.line_chart("Loss", curves, LOOK, percent=False).svg
+
+
 def test_accuracy_over_fidelity_has_a_point_for_each_member_with_a_teacher():
     tests = [{"accuracy": 0.7, "agreement": 0.8}, {"accuracy": 0.8, "agreement": 0.9}]
     phases = Phases(
