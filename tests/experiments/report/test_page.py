@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,3 +228,13 @@ def test_a_mistake_is_one_line(finished, arguments, message):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+def test_a_run_of_an_earlier_version_is_shown_as_far_as_it_got(tmp_path):
+    with zipfile.ZipFile(Path(__file__).parents[1] / "old_run/run.zip") as archive:
+        archive.extractall(tmp_path)
+    one = page.describe(runs.read(tmp_path))
+    assert one.left_out == ""
+    ((name, model, parameters, length, *_),) = one.results.rows
+    assert (name, model, parameters, length) == ("teacher", "resnet8", "1,054", "6 steps")
+    assert one.facts[0][0] == "State"
