@@ -76,22 +76,32 @@ def guarded(parse: Callable[[], int]) -> int:
         return fail(_flag_error(error))
 
 
-def start(main: Callable[[], None], argv: Sequence[str]) -> int:
-    """Sets up the machine, parses the flags, runs `main` and returns the exit status."""
+def start(main: Callable[..., None], argv: Sequence[str], *, arguments: bool = False) -> int:
+    """Sets up the machine, parses the flags, runs `main` and returns the exit status.
+
+    Args:
+      main: the command.
+      argv: of the process.
+      arguments: whether `main` takes what is given beside the flags; it is refused otherwise.
+    """
     logging.set_verbosity(logging.ERROR)
     host.set_up_host()
     app.define_help_flags()
+    # Flags may follow what is given beside them.
+    flags.FLAGS.set_gnu_getopt(arguments)
+
+    rest: list[str] = []
 
     def parse() -> int:
-        rest = flags.FLAGS(argv)[1:]
-        if rest:
+        rest.extend(flags.FLAGS(argv)[1:])
+        if rest and not arguments:
             raise UserError(f"unexpected argument {rest[0]!r}: flags are --name=value")
         return 0
 
     if status := guarded(parse):
         return status
     try:
-        main()
+        main(*rest)
     except UserError as error:
         return fail(str(error))
     except Interrupted as error:

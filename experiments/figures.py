@@ -38,20 +38,20 @@ def points(series: Sequence[tuple[Any, Any]], phases: Mapping[str, Any]) -> list
     """
     found = []
     for pair in series:
-        xs, ys = (_values(cell, phases) for cell in pair)
+        xs, ys = (values(cell, phases) for cell in pair)
         if xs and ys:
             x, y = statistics.mean(xs), statistics.mean(ys)
             found.append(Point(x, y, _deviation(ys), _deviation(xs)))
     return sorted(found)
 
 
-def _values(cell: str | float, phases: Mapping[str, Any]) -> Sequence[float]:
+def values(cell: str | float, phases: Mapping[str, Any]) -> Sequence[float]:
     """A number, or the figures that a format string such as `{kd[test][accuracy]:.2%}` shows."""
     if not isinstance(cell, str):
         return [cell]
     ((_, field, _, _),) = string.Formatter().parse(cell)
-    values: Sequence[float] = string.Formatter().get_field(str(field), (), phases)[0].values
-    return values
+    found: Sequence[float] = string.Formatter().get_field(str(field), (), phases)[0].values
+    return found
 
 
 def _deviation(values: Sequence[float]) -> float:

@@ -136,7 +136,7 @@ def plan_all(config: ConfigDict) -> tuple[list[Plan], dict[str, TrainedNetwork]]
         others |= dict(zip(phase.teachers, sizes, strict=True))
         for other, size in others.items():
             if other not in known and ("/" in other or "=" in other):
-                loaded[other] = _load_network(other, phase, run_data.data, size)
+                loaded[other] = load_network(other, phase, run_data.data, size)
                 known[other] = loaded[other].network
         # Members with training images of their own cannot share a program's arrays.
         separate = config.phases[name].shots_per_seed and config.phases[name].shots
@@ -209,9 +209,20 @@ def make_plan(
     )  # fmt: skip
 
 
-def _load_network(
+def load_network(
     reference: str, config: ConfigDict, phase_data: PhaseData, size: int
 ) -> TrainedNetwork:
+    """A network that does not come from the run, by its reference.
+
+    Args:
+      reference: as for `networks.load`.
+      config: of the phase that needs it.
+      phase_data: of the run; normalisation is measured on it where none is given.
+      size: side of what the network sees, in pixels; 0 is that of the data.
+
+    Raises:
+      UserError: as `networks.load`.
+    """
     mean, std = ((), ()) if config.mean and config.std else phase_data.statistics
     return networks.load(
         reference,

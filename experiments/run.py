@@ -168,9 +168,9 @@ def run(
         progress = Progress(from_elsewhere)
         _describe_loaded(plans, from_elsewhere, console)
         summary = {
-            "command": command,
             "config": config.to_dict(),
             "seed": config.seed,
+            "command": command,
             "device": device,
             "versions": workdirs.versions(),
             "phases": progress.results,

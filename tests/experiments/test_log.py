@@ -70,8 +70,9 @@ def test_nothing_compiles_when_the_bar_has_moved(tmp_path, monkeypatch):
     config.train.steps = 2
     del config.phases["scratch"], config.phases["kd"]
     console = Console(file=io.StringIO(), width=80)
-    summary = run.run(run.resolve(config), tmp_path / "run", console)
+    summary = run.run(run.resolve(config), tmp_path / "run", console, command="python -m x")
     assert [step for step, _ in shown] == [1, 2]
     assert "compiling" not in [state for _, state in shown]
+    assert summary["command"] == "python -m x"
     # 500 images in batches of 32.
     assert summary["phases"]["teacher"]["epochs"] == pytest.approx(2 * 32 / 500)
