@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from PIL import Image
 
-from kdjax.types import UserError
+from kdjax.types import UserError, first_line
 
 # From positions in a split to images, uint8 [h, w, c] each.
 ReadImages = Callable[[Sequence[int]], list[np.ndarray]]
@@ -211,6 +212,32 @@ def from_arrays(
             "numbers from 0 to k - 1"
         )
     return train, test, 1 + max(largest, 0)
+
+
+# Pillow's mode by number of channels.
+_MODES = {1: "L", 3: "RGB"}
+
+
+def read_image(path: str | Path, channels: int) -> np.ndarray:
+    """Reads an image file as grey values or colours, whichever it has itself.
+
+    Args:
+      path: a file of any format that Pillow reads.
+      channels: 1 or 3.
+
+    Returns:
+      uint8 [h, w, channels].
+
+    Raises:
+      UserError: if the file cannot be read.
+    """
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert(_MODES[channels]), np.uint8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow raises any of these for a damaged file.
+        raise UserError(f"cannot read {str(path)!r}: {first_line(error)}") from None
+    return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def resized(image: np.ndarray, side: int) -> np.ndarray:

@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kdjax.data.sources.base import OnDemand, SourceOptions, Split, in_memory_or_lazy, resized
+from kdjax.data.sources.base import (
+    OnDemand,
+    SourceOptions,
+    Split,
+    in_memory_or_lazy,
+    read_image,
+    resized,
+)
 from kdjax.types import UserError, first_line
 
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
@@ -42,19 +49,11 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
             f"no .png or .jpg images of class {', '.join(empty_classes)} in {str(train_folder)!r}: "
             "every subfolder is a class"
         )
-    mode, first_size = _mode_and_size(files[train_folder][0][0])
+    channels, first_size = _channels_and_size(files[train_folder][0][0])
     expected = (options.resize, options.resize) if options.resize else first_size
 
-    def read_whole(path: Path) -> np.ndarray:
-        try:
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert(mode), np.uint8)
-        except OSError as error:
-            raise UserError(f"cannot read {str(path)!r}: {first_line(error)}") from None
-        return pixels.reshape(*pixels.shape[:2], -1)
-
-    def read_image(path: Path) -> np.ndarray:
-        image = resized(read_whole(path), options.resize)
+    def read_one(path: Path) -> np.ndarray:
+        image = resized(read_image(path, channels), options.resize)
         if image.shape[:2] != expected:
             raise UserError(
                 f"{str(path)!r} is {image.shape[0]}x{image.shape[1]}, the first image is "
@@ -67,9 +66,11 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, int]:
         labels = np.array([label for _, label in files[folder]], np.int32)
 
         def read_images(positions: Sequence[int]) -> list[np.ndarray]:
-            return [read_image(paths[i]) for i in positions]
+            return [read_one(paths[i]) for i in positions]
 
-        whole = OnDemand(len(paths), lambda positions: [read_whole(paths[i]) for i in positions])
+        whole = OnDemand(
+            len(paths), lambda positions: [read_image(paths[i], channels) for i in positions]
+        )
         images = in_memory_or_lazy(len(paths), read_images, options)
         return Split(images, labels, whole if options.whole else None)
 
@@ -93,10 +94,10 @@ def _labelled_files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, in
     ]
 
 
-def _mode_and_size(path: Path) -> tuple[str, tuple[int, int]]:
-    """Pillow's mode, `L` or `RGB`, and (h, w) of an image file."""
+def _channels_and_size(path: Path) -> tuple[int, tuple[int, int]]:
+    """Channels, 1 or 3, and (h, w) of an image file."""
     try:
         with Image.open(path) as picture:
-            return "L" if picture.mode in ("1", "L") else "RGB", (picture.height, picture.width)
+            return 1 if picture.mode in ("1", "L") else 3, (picture.height, picture.width)
     except OSError as error:
         raise UserError(f"cannot read {str(path)!r}: {first_line(error)}") from None
