@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
@@ -174,6 +175,25 @@ def _reciprocal_root(graph: Graph, equation: Any, inputs: list[Value]) -> list[V
 def _power(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
     exponent = np.array(equation.params.get("y", 2), equation.invars[0].aval.dtype)
     return [graph.node("Pow", [*inputs, exponent], inputs[0].shape)]
+
+
+def _exponential_minus_one(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
+    power = graph.node("Exp", inputs, inputs[0].shape)
+    return [graph.node("Sub", [power, _one(equation)], power.shape)]
+
+
+def _logarithm_of_one_plus(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
+    more = graph.node("Add", [*inputs, _one(equation)], inputs[0].shape)
+    return [graph.node("Log", [more], more.shape)]
+
+
+def _one(equation: Any) -> np.ndarray:
+    return np.ones((), equation.invars[0].aval.dtype)
+
+
+def _different(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
+    equal = graph.node("Equal", inputs, joint_shape(inputs))
+    return [graph.node("Not", [equal], equal.shape)]
 
 
 def _clamp(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
@@ -362,7 +382,10 @@ _CONVERTED: dict[str, _Convert] = {
     "convert_element_type": _cast,
     "copy": _identity,
     "dot_general": _product,
+    "expm1": _exponential_minus_one,
     "integer_pow": _power,
+    "log1p": _logarithm_of_one_plus,
+    "ne": _different,
     "pad": _pad,
     "reduce_max": _reduce("ReduceMax"),
     "reduce_min": _reduce("ReduceMin"),
@@ -376,5 +399,6 @@ _CONVERTED: dict[str, _Convert] = {
     "split": _split,
     "square": _power,
     "squeeze": _reshape,
+    "stop_gradient": _identity,
     "transpose": _transpose,
 }

@@ -25,6 +25,7 @@ class Classifier:
       network: the model and its normalisation.
       variables: `{"params", "batch_stats"}`.
       model: name of the model, or `package.module:factory`.
+      options: further attributes of the model.
       image_size: side of the central square that the network sees, in pixels.
       resize: side to which images of the training data were resized, in pixels; 0 if they
         were not.
@@ -35,6 +36,7 @@ class Classifier:
     network: Network
     variables: Variables
     model: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     image_size: int
     resize: int = 0
     resolution: int = 0
@@ -150,7 +152,7 @@ def load(
         )  # fmt: skip
         return Classifier(
             network=trained.network, variables=trained.variables, model=trained.name,
-            image_size=image_size,
+            options=dict(options or {}), image_size=image_size,
         )  # fmt: skip
     trained = networks.load(
         str(folder), dtype=dtype, num_classes=num_classes, in_channels=in_channels
@@ -160,6 +162,7 @@ def load(
         network=trained.network,
         variables=trained.variables,
         model=trained.name,
+        options=described["options"],
         image_size=described["image_size"],
         resize=described.get("resize", 0),
         class_names=tuple(described.get("class_names", ())),
