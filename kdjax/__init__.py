@@ -7,6 +7,7 @@ includes it and also makes the CPU backend fast.
 """
 
 from kdjax import adversarial, distillers, host, losses, metrics, models, probes, torch_import
+from kdjax.classifier import Classifier, load
 from kdjax.types import (
     Context,
     Distiller,
@@ -21,6 +22,7 @@ from kdjax.types import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "Classifier",
     "Context",
     "Distiller",
     "MethodLoss",
@@ -32,6 +34,7 @@ __all__ = [
     "adversarial",
     "distillers",
     "host",
+    "load",
     "losses",
     "metrics",
     "models",

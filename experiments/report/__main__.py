@@ -18,8 +18,8 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import cli, files
-from kdjax import host
+from experiments import cli
+from kdjax import files, host
 from kdjax.types import UserError
 
 _OUT = flags.DEFINE_string("out", "", "The page; by default report.html in the folder of the run.")

@@ -10,10 +10,10 @@ from experiments import data, networks, plan
 from experiments.data import PhaseSplit, RunData
 from experiments.evaluation import Evaluator, TeacherLogits
 from experiments.members import Member, expand
-from experiments.networks import TrainedNetwork
 from experiments.report.agreement import Prediction
 from experiments.report.runs import Run
 from kdjax import parallel
+from kdjax.networks import TrainedNetwork
 from kdjax.types import UserError
 
 

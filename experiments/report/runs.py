@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import files, legacy
+from experiments import legacy
 from experiments.members import Member, expand
 from experiments.report.measured import Phases, measured, members
+from kdjax import files
 from kdjax.types import UserError
 
 

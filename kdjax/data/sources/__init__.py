@@ -22,6 +22,7 @@ from kdjax.data.sources.base import (
     Split,
     from_arrays,
     in_memory_or_lazy,
+    read_image,
     resized,
 )
 from kdjax.types import UserError
@@ -39,6 +40,7 @@ __all__ = [
     "from_arrays",
     "in_memory_or_lazy",
     "load",
+    "read_image",
     "resized",
 ]
 

@@ -10,6 +10,8 @@ from PIL import Image
 
 from kdjax.types import UserError, first_line
 
+# Image formats that are read: others may be interpreted by programs outside of Pillow.
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # Of an image file: enough for photographs, and far below what a small file can claim to hold.
 MAX_PIXELS = 100_000_000
 # The number of classes, or their names in the order of the labels.
@@ -230,12 +232,12 @@ def from_arrays(
     return train, test, 1 + max(largest, 0)
 
 
-def read_image(path: Path, mode: str = "") -> np.ndarray:
-    """Reads a PNG or JPEG file.
+def read_image(path: str | Path, channels: int = 0) -> np.ndarray:
+    """Reads an image file as grey values or colours, whichever it has itself.
 
     Args:
-      path: of the file.
-      mode: Pillow's mode, `L` or `RGB`; by default `L` for greyscale images and `RGB` for others.
+      path: a file of one of `IMAGE_FORMATS`.
+      channels: 1 or 3; 0 is 1 for a greyscale image and 3 for others.
 
     Returns:
       uint8 [h, w, c]. Greyscale of 16 bits is scaled to 8.
@@ -244,8 +246,7 @@ def read_image(path: Path, mode: str = "") -> np.ndarray:
       UserError: if it cannot be read, is of another format, or has more than `MAX_PIXELS` pixels.
     """
     try:
-        # Of other formats, some are read by programs that a file can make do anything.
-        with Image.open(path, formats=("PNG", "JPEG")) as picture:
+        with Image.open(path, formats=IMAGE_FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise UserError(
                     f"{str(path)!r} is {picture.height}x{picture.width}: an image has at most "
@@ -257,13 +258,16 @@ def read_image(path: Path, mode: str = "") -> np.ndarray:
                 # Pillow would cut them off at 255.
                 grey = np.asarray(picture).astype(np.float64) * (255 / 65535)
                 image = Image.fromarray(np.round(grey.clip(0, 255)).astype(np.uint8))
-            pixels = np.asarray(image.convert(mode or ("L" if is_grey else "RGB")), np.uint8)
+            channels = channels or (1 if is_grey else 3)
+            pixels = np.asarray(image.convert({1: "L", 3: "RGB"}[channels]), np.uint8)
     except UserError:
         raise
     except Exception as error:
         # A damaged file can raise almost any exception.
-        raise UserError(f"cannot read {str(path)!r} as PNG or JPEG: {first_line(error)}") from None
-    return pixels.reshape(*pixels.shape[:2], -1)
+        raise UserError(
+            f"cannot read {str(path)!r} as {', '.join(IMAGE_FORMATS)}: {first_line(error)}"
+        ) from None
+    return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def resized(image: np.ndarray, side: int) -> np.ndarray:

@@ -50,14 +50,11 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
             "every subfolder is a class"
         )
     first = read_image(files[train_folder][0][0])
-    mode = "L" if first.shape[-1] == 1 else "RGB"
+    channels = first.shape[-1]
     expected = (options.resize, options.resize) if options.resize else first.shape[:2]
 
-    def read_whole(path: Path) -> np.ndarray:
-        return read_image(path, mode)
-
     def read_resized(path: Path) -> np.ndarray:
-        image = resized(read_whole(path), options.resize)
+        image = resized(read_image(path, channels), options.resize)
         if image.shape[:2] != expected:
             raise UserError(
                 f"{str(path)!r} is {image.shape[0]}x{image.shape[1]}, the first image is "
@@ -72,7 +69,9 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
         def read_images(positions: Sequence[int]) -> list[np.ndarray]:
             return [read_resized(paths[i]) for i in positions]
 
-        whole = OnDemand(len(paths), lambda positions: [read_whole(paths[i]) for i in positions])
+        whole = OnDemand(
+            len(paths), lambda positions: [read_image(paths[i], channels) for i in positions]
+        )
         images = in_memory_or_lazy(len(paths), read_images, options)
         return Split(images, labels, whole if options.whole else None)
 

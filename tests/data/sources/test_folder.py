@@ -212,7 +212,7 @@ def test_only_png_and_jpeg_are_opened(folder, text, monkeypatch):
         raise AssertionError("another program was called")
 
     monkeypatch.setattr("subprocess.check_call", interpret)
-    with pytest.raises(UserError, match=r"cannot read '.*0\.png' as PNG or JPEG"):
+    with pytest.raises(UserError, match=r"cannot read '.*0\.png' as PNG, JPEG"):
         sources.load(f"folder:{folder}")
 
 
