@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import data, networks, plan
+from experiments import data, plan
 from experiments.data import PhaseSplit, RunData
 from experiments.evaluation import Evaluator, TeacherLogits
 from experiments.members import Member, expand
 from experiments.report.agreement import Prediction
 from experiments.report.runs import Run
-from kdjax import parallel
+from kdjax import networks, parallel
 from kdjax.networks import TrainedNetwork
 from kdjax.types import UserError
 
