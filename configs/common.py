@@ -21,7 +21,7 @@ from kdjax.types import UserError
 def base() -> ConfigDict:
     """A config without phases that has every key of a run, with its default."""
     config = ConfigDict(sort_keys=False)
-    config.seed = 0
+    config.seed = 0  # of initialisation, order and views
     # Such as 0,1,2: students of these seeds, trained together. Tables show means and deviations.
     config.seeds = ()
     # Seeds differ only in their initialisation: all see the batches and views of the first
@@ -41,6 +41,8 @@ def base() -> ConfigDict:
     config.profile = ""
     config.data = ConfigDict(
         dict(
+            # digits, tfds:<name>, cifar:<dir>, npz:<file>, folder:<dir>, domains:..., or a reader
+            # of one's own, module:reader. Empty in a run without data.
             name="digits",
             dir="",
             train_split="train",
@@ -57,7 +59,7 @@ def base() -> ConfigDict:
             # Needed, like image_size, in a run without data (an empty name), whose teachers
             # come from checkpoints.
             channels=0,
-            num_classes=0,
+            num_classes=0,  # the same
         )
     )
     # What phases without data are evaluated on; only its test split is used. An empty name
@@ -67,16 +69,17 @@ def base() -> ConfigDict:
     )
     config.train = ConfigDict(
         dict(
+            # Those of the run, unless a layer or a phase has its own.
             seed=config.get_oneway_ref("seed"),
-            seeds=config.get_oneway_ref("seeds"),
-            eval_every=config.get_oneway_ref("eval_every"),
+            seeds=config.get_oneway_ref("seeds"),  # the same
+            eval_every=config.get_oneway_ref("eval_every"),  # the same
             model="",  # of `python -m experiments.models`, or package.module:factory
             # Further attributes, such as stem="imagenet". They are set as a whole: a layer shares
             # its options with what inherits from it.
             model_options=ConfigDict().lock(),
             dtype="float32",  # of the computation: float32 or bfloat16
             mean=(),  # of the normalisation, per channel, of pixels in [0, 1]; () measures it
-            std=(),
+            std=(),  # the same
             checkpoint="",  # load the network from here and do not train it
             # Earlier phases: nothing is trained, and what is evaluated is the mean of their
             # networks' probabilities.
@@ -95,15 +98,18 @@ def base() -> ConfigDict:
             teachers=(),  # earlier phases, or folders of phases of other runs
             compared_with=(),  # the same: networks that the phase is measured against
             teacher_batch_norm="running",  # averages, as in evaluation, or those of the batch
+            # Terms by name, each with a `weight`, which may have a `schedule`, and the arguments of
+            # its method: that of the same name, or `method`, which may be module:factory.
             objective=ConfigDict({"cross_entropy": {"weight": 1.0}}, sort_keys=False),
             # If not empty, the phase learns without data, from a generator;
             # `experiments.tasks.data_free.Settings` lists the keys.
             adversarial=ConfigDict(sort_keys=False),
-            # What a phase learns from, instead of the training split of `data`, and what it sees
-            # beside it, `share` of each batch. Without a name there is none. Without `labels`,
-            # objective terms can be `on` labelled or unlabelled images only; `examples` is a
-            # fixed random subset, `resize` the side in pixels (0 is that of `data`).
+            # What a phase learns from, instead of the training split of `data`. Without a name
+            # there is none. Without `labels`, objective terms can be `on` labelled or unlabelled
+            # images only; `examples` is a fixed random subset, `resize` the side in pixels (0 is
+            # that of `data`).
             images=dict(name="", dir="", split="train", resize=0, examples=0, labels=True),
+            # What it sees beside that, `share` of each batch, in the same form.
             more_images=dict(
                 name="", dir="", split="train", resize=0, examples=0, labels=False, share=0.5
             ),
@@ -113,15 +119,15 @@ def base() -> ConfigDict:
             subset=dict(parts=1, part=(), seed=0, examples=0, per_class=()),
             shots=0,  # training images per class, a fixed random subset; 0 is all
             shots_per_seed=False,  # each seed draws a subset of its own
-            epochs=10.0,
+            epochs=10.0,  # over what the phase learns from
             steps=0,  # instead of epochs, if positive
             # Conditions that end the phase, by name: `over`, one of `compared_with`, and `margin`,
             # by which the validation accuracy is larger than its (`below`: at most so much).
             until=ConfigDict(sort_keys=False),
             early_stopping=0,  # evaluations without a better validation accuracy; 0 is never
-            batch_size=128,
+            batch_size=128,  # images in a step, on all devices together
             grad_accum_steps=1,  # parts into which a batch is cut to save memory
-            sync_batch_norm=True,
+            sync_batch_norm=True,  # average the statistics of a batch over the devices
             ema_decay=0.0,  # of an average of the weights that is evaluated; 0 keeps none
             select="last",  # or best, on the validation split
             # Epochs after which the network is kept; other phases call it NAME@EPOCH, such as
