@@ -89,5 +89,5 @@ def text(description: str, config: ConfigDict | None) -> str:
         lines += [f"  {name:<{width}}  {first}" for name, first in found]
         lines += ["", "With --config=NAME.py[:arguments] --help, the keys of that config."]
     else:
-        lines += [*keys(config), "", "What they mean is said beside them in configs/common.py."]
+        lines += [*keys(config), "", "What they mean, and may be, is in docs/configuration.md."]
     return "\n".join(lines)

@@ -31,13 +31,14 @@ def _l2(student: Array, teacher: Array) -> Array:
     return jnp.mean(jnp.square(student - teacher), axis=-1)
 
 
-# What the generator maximises and the student minimises:
-# - `kl`: KL(teacher || student) in nats, as in Micaelli & Storkey 2019.
-# - `kl_class_mean`: `kl` divided by k, which is what PyTorch's default reduction makes of it
-#   in the paper's published code.
-# - `l2`: mean squared difference of the logits.
-# - `wasserstein`: first Wasserstein distance between the softmaxes where all classes are
-#   equally far from each other, since classes have no order. It equals the total variation.
+#: What the generator maximises and the student minimises:
+#:
+#: - `kl`: KL(teacher || student) in nats, as in Micaelli & Storkey 2019.
+#: - `kl_class_mean`: `kl` divided by k, which is what PyTorch's default reduction makes of it
+#:   in the paper's published code.
+#: - `l2`: mean squared difference of the logits.
+#: - `wasserstein`: first Wasserstein distance between the softmaxes where all classes are
+#:   equally far from each other, since classes have no order. It equals the total variation.
 DISTANCES: dict[str, Distance] = {
     "kl": _kl,
     "kl_class_mean": _kl_class_mean,

@@ -92,7 +92,7 @@ def transition_curves(
 
 
 def mean_transition_error(p_a: Array, p_b: Array) -> Array:
-    """Mean transition error (MTE): |p_b - p_a| averaged over images, classes and steps.
+    """Mean transition error (MTE): `|p_b - p_a|` averaged over images, classes and steps.
 
     Args:
       p_a: [n, k - 1, steps], from `transition_curves`.

@@ -24,7 +24,8 @@ def init_adapters(rng: Array, adapters: Adapters) -> Variables:
       adapters: modules and their inputs, by name. Only the inputs' shapes and types are used.
 
     Returns:
-      `{"params": {name: ...}, "state": {name: ...}}`; the state holds the batch statistics.
+      The adapters' variables, where the state holds the batch statistics,
+      `{"params": {name: ...}, "state": {name: ...}}`.
     """
     params, state = {}, {}
     for i, (name, (module, feature)) in enumerate(adapters.items()):

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-# Of the products in the losses. They are small, and GPUs would round their operands to TF32, of
-# which little is left in the differences of similarities that the losses are made of.
+#: Of the products in the losses. They are small, and GPUs would round their operands to TF32, of
+#: which little is left in the differences of similarities that the losses are made of.
 PRECISION = jax.lax.Precision.HIGHEST
 # Of the levels of `hcl`.
 HCL_WEIGHTINGS = ("in_order", "fixed")
@@ -30,7 +30,7 @@ def adaptive_average_pool(feature: Array, size: tuple[int, int]) -> Array:
       size: height and width of the output.
 
     Returns:
-      [b, *size, c], in the dtype of `feature`.
+      `[b, *size, c]`, in the dtype of `feature`.
     """
     _, h, w, _ = feature.shape
     if (h, w) == size:
@@ -62,7 +62,7 @@ def match_size(student: Array, teacher: Array) -> tuple[Array, Array]:
 
 
 def l2_normalize(x: Array, axis: int = -1) -> Array:
-    """x / |x|_2 along an axis. Vectors of length 1e-12 or less become zero, with zero gradient."""
+    """`x / |x|_2` along an axis; 0, with zero gradient, for vectors of length 1e-12 or less."""
     squares = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
     # The maximum keeps the slope of the branch not chosen finite, as zero times infinity is nan.
     unit = x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
@@ -235,7 +235,7 @@ def activation_boundary(
 def ofd_margin(bn_scale: Array, bn_bias: Array) -> Array:
     """The margin of each channel: E[x | x < 0] for x ~ N(bias, scale^2) (Heo et al. 2019b).
 
-    If x is negative with probability 0.001 or less, the margin is -3 |scale|, as in the
+    If x is negative with probability 0.001 or less, the margin is `-3 |scale|`, as in the
     authors' code.
 
     Args:
@@ -274,7 +274,7 @@ def ofd(student_preactivation: Array, teacher_preactivation: Array, margin: Arra
 
 
 def adaptive_max_pool(feature: Array, size: tuple[int, int]) -> Array:
-    """Max-pools [b, h, w, c] to [b, *size, c], over the windows of `adaptive_average_pool`."""
+    """Max-pools [b, h, w, c] to `[b, *size, c]`, over the windows of `adaptive_average_pool`."""
     for axis, out in ((1, size[0]), (2, size[1])):
         n = feature.shape[axis]
         windows = [(i * n // out, -(-(i + 1) * n // out)) for i in range(out)]
@@ -300,7 +300,9 @@ def _kl_of_maps(student: Array, teacher: Array) -> Array:
     return jnp.sum(jnp.exp(log_t) * (log_t - log_s), axis=-1)
 
 
+#: How `sfd` reduces the larger of two maps to the smaller, by name.
 SFD_POOLS = {"max": adaptive_max_pool, "average": adaptive_average_pool, "resize": _resize}
+#: Distances between two maps of equal size that `sfd` takes, by name.
 SFD_DISTANCES = {"mse": fitnet, "cosine": _cosine_distance, "kl": _kl_of_maps}
 
 
@@ -417,7 +419,7 @@ def hcl(
 
 
 def nearest_resize(feature: Array, size: tuple[int, int]) -> Array:
-    """Resizes [b, h, w, c] to [b, *size, c], as PyTorch's `interpolate(mode="nearest")`.
+    """Resizes [b, h, w, c] to `[b, *size, c]`, as PyTorch's `interpolate(mode="nearest")`.
 
     Row i of the output is row floor(i h / out) of the input, and columns accordingly.
     """

@@ -15,7 +15,7 @@ from kdjax.types import Array, UserError
 
 
 class Generator(Layers):
-    """Maps latents [b, latent_dim] to float32 images [b, *image_shape].
+    """Maps latents [b, latent_dim] to float32 images `[b, *image_shape]`.
 
     The images are in the space of normalised images. The last layer is a batch norm, so that
     their values are unbounded.

@@ -53,6 +53,7 @@ def _luma(image: Array) -> Array:
     return jnp.tensordot(image, jnp.array([0.299, 0.587, 0.114]), 1)[..., None]
 
 
+#: Functions from a key and an image to that image in another domain, by name.
 DOMAINS: dict[str, Callable[[Array, Array], Array]] = {
     "grey": grey,
     "edges": edges,

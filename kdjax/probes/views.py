@@ -50,4 +50,5 @@ def shift(rng: Array, image: Array, strength: float) -> tuple[Array, Array]:
     )
 
 
+#: Changes of an image by name: each gives a pair of views of it.
 VIEWS: dict[str, View] = {"color": color, "crop": crop, "shift": shift}

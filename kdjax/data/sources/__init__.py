@@ -59,6 +59,7 @@ _SOURCES = {
     "folder": _Source("folder:<dir>", folder.read, named_splits=True),
     "domains": _Source("domains:<domains>:<data set>", domains.read, named_splits=True),
 }
+#: The forms of `data.name` and of `load`, for messages.
 KINDS = ", ".join([*(source.form for source in _SOURCES.values()), "<package.module>:<reader>"])
 
 
@@ -78,6 +79,7 @@ def load(
 
     Args:
       name: one of
+
         - `digits`: scikit-learn's 1,797 handwritten digits, 8x8x1; every third image of each
           class is a test image.
         - `tfds:<name>`: a data set of TensorFlow Datasets.

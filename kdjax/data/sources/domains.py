@@ -24,8 +24,8 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
 
     - `plain`: x in all channels;
     - `color`: x + (1 - x) c, where the colour c is uniform in [0, 1]^3;
-    - `texture`: |t - x|, where t is a random crop of a coloured image, as MNIST-M is made of MNIST
-      (Ganin & Lempitsky 2015), or, without these images, a made texture: random colours
+    - `texture`: `|t - x|`, where t is a random crop of a coloured image, as MNIST-M is made of
+      MNIST (Ganin & Lempitsky 2015), or, without these images, a made texture: random colours
       on a grid, interpolated linearly.
 
     Args:
