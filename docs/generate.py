@@ -44,7 +44,7 @@ def models() -> str:
 
 
 def config_keys(group: str = "") -> str:
-    """A table of the keys of a group, such as `train.augment`, without those of groups within it."""
+    """A table of the keys of a group, such as `train.augment`, without those of inner groups."""
     keys = config.RUN
     if group:
         top, *inner = group.split(".")

@@ -59,7 +59,7 @@ def read_settings(given: dict[str, Any]) -> Settings:
     """Checks a phase's group `adversarial`.
 
     Raises:
-      UserError: on an unknown key or a number out of range.
+      UserError: on an unknown key, or numbers of steps that are not positive integers.
     """
     if unknown := sorted(set(given) - set(Settings._fields)):
         raise UserError(
@@ -72,13 +72,7 @@ def read_settings(given: dict[str, Any]) -> Settings:
         if not value or any(not isinstance(n, int) or n < 1 for n in value):
             raise UserError(f"adversarial.{key} is {value}: it is one or more positive integers")
         given = given | {key: value}
-    result = Settings(**given)
-    if result.latent_dim < 1 or result.eval_every < 0:
-        raise UserError(
-            f"adversarial.latent_dim is {result.latent_dim} and eval_every {result.eval_every}: "
-            "the first is positive, the second not negative"
-        )
-    return result
+    return Settings(**given)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -89,11 +89,11 @@ def test_sources_are_read_once_and_normalised_as_the_run_is(file):
         (lambda c: c.phases.foreign.images.update(labels=True), "have 11 classes, the run's data 10"),
         (lambda c: c.phases.foreign.update(shots=3), "shots or a subset only more_images"),
         (lambda c: c.phases.both.more_images.update(share=0.01), "0 would be from there"),
-        (lambda c: c.phases.both.more_images.update(share=1.5), "it must be some but not all"),
+        (lambda c: c.phases.both.more_images.update(share=1.5), "more_images.share is 1.5: it must be a number in (0, 1)"),
         (lambda c: c.phases.both.extra_views.plain.update(croop="none"), "extra_views has no key croop"),
-        (lambda c: c.phases.both.extra_views.plain.update(crop="no"), "unknown crop 'no'"),
+        (lambda c: c.phases.both.extra_views.plain.update(crop="no"), "extra_views.plain.crop is 'no': it must be one of none"),
         (lambda c: c.phases.foreign.objective.kd.update(on="labelled"), "on labelled images, and there are none"),
-        (lambda c: c.phases.foreign.objective.kd.update(on="some"), "unknown part 'some' of a batch"),
+        (lambda c: c.phases.foreign.objective.kd.update(on="some"), "kd.on is 'some': it must be one of all, labelled"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_and_nothing_is_written(file, tmp_path, change, message):

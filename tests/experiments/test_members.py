@@ -88,9 +88,15 @@ def test_a_network_from_a_checkpoint_has_one_member_for_all_seeds():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(seeds=(1, 1)), "phase 'kd' has seeds 1, 1: seeds are different whole"),
-        (lambda c: c.update(seeds=(0, -1)), "has seeds 0, -1"),
-        (lambda c: c.update(seeds=(0.5,)), "has seeds 0.5"),
+        (
+            lambda c: c.update(seeds=(1, 1)),
+            "seeds is (1, 1): it must be a tuple of different values",
+        ),
+        (
+            lambda c: c.update(seeds=(0, -1)),
+            "seeds is (0, -1): it must be a tuple of different values, each a whole number",
+        ),
+        (lambda c: c.update(seeds=(0.5,)), "seeds is (0.5): it must be"),
         (lambda c: c.teacher.update(seeds=(0, 2)), "'kd' of seed 1 needs 'teacher', which has"),
         (lambda c: (c.update(seeds=()), c.teacher.update(seeds=(0, 2))), "without seeds needs"),
         (

@@ -195,7 +195,7 @@ def test_batch_statistics_are_measured_again_before_the_first_step(tmp_path):
     ("changes", "message"),
     [
         ({"keep": (50,)}, "phase 'kd' keeps epoch 50, and it has 0.384 epochs"),
-        ({"keep": (-1,)}, "keeps epoch -1"),
+        ({"keep": (-1,)}, r"kd.keep is \(-1\): it must be"),
         ({"init_mix": 0.5}, "init_mix 0.5, but no init_from"),
         (
             {"init_mix": 2.0, "init_from": "teacher"},

@@ -14,7 +14,7 @@ from kdjax.types import UserError, first_line
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # Of an image file: enough for photographs, and far below what a small file can claim to hold.
 MAX_PIXELS = 100_000_000
-# The number of classes, or their names in the order of the labels.
+#: The number of classes, or their names in the order of the labels.
 Classes = int | Sequence[str]
 # From positions in a split to images, uint8 [h, w, c] each.
 ReadImages = Callable[[Sequence[int]], list[np.ndarray]]
