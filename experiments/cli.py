@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import jax
+import rich.console
 from absl import app, flags, logging
 
 from kdjax import host
@@ -59,9 +60,32 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(message)
 
 
+class Console(rich.console.Console):
+    """Standard output; 160 columns where that is no terminal, for which rich assumes 80."""
+
+    def __init__(self) -> None:
+        """Looks at standard output."""
+        super().__init__(width=None if sys.stdout.isatty() else 160)
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Raises UserError, where rich would end the process without a word."""
+        # Otherwise Python complains when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise UserError("standard output was closed; the same command resumes a run")
+
+
+# Longer messages are cut; a damaged file can make one of megabytes.
+_LONGEST = 4000
+
+
 def fail(message: str) -> int:
     """Prints the one line of an error and returns the exit status."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    # What a file says must not control the terminal.
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    if len(line) > _LONGEST:
+        line = f"{line[:_LONGEST]} ... ({len(line) - _LONGEST:,} more characters)"
+    print(f"error: {line}", file=sys.stderr)
     return 2
 
 

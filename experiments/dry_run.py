@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import models, report
+from experiments import lines, models, report
 from experiments import workdir as workdirs
 from experiments.data import PhaseSplit
 from experiments.evaluation import Evaluator, TeacherLogits
@@ -73,18 +73,18 @@ def dry_run(config: ConfigDict, workdir: Path, console: Console) -> None:
             teachers = [_teacher(one, known, loaded, plan) for one in plan.members[0].teachers]
             key = _program(plan, teachers)
             if key not in costs:
-                console.print(f"{plan.name}: a few steps", highlight=False)
+                lines.show(f"{plan.name}: a few steps", console)
                 costs[key] = _measure(plan, teachers)
             seconds = _seconds(plan, costs[key])
             total += seconds
             row[-1] = _duration(seconds)
         rows.append(row)
-    console.print(f"run folder {workdir}, {plans[0].devices.description}", highlight=False)
+    lines.show(f"run folder {workdir}, {plans[0].devices.description}", console)
     optional = ("images", "multiply-adds")
     report.show_tables([report.Cells("", _HEADINGS, rows, optional)], console)
-    console.print(
+    lines.show(
         f"about {_duration(total)} in all; {_memory(plans[0].devices)}; nothing was written",
-        highlight=False,
+        console,
     )
 
 

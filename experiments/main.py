@@ -18,7 +18,6 @@ from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
-from rich.console import Console
 
 from experiments import cli, legacy, usage
 from kdjax import host
@@ -43,8 +42,7 @@ def main() -> None:
     folder = Path(_WORKDIR.value) if _WORKDIR.value else workdir.default(name, config)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     host.set_up_cache(str(Path(cache) / "kdjax"))
-    # Off a terminal rich assumes 80 columns, and folds the table and the lines.
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console = cli.Console()
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     if note := usage.what_stays(config, overrides):
         lines.show(note, console)

@@ -1,6 +1,7 @@
 """One phase: trains its network, or loads it; then selects, evaluates and records it."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from experiments.members import Member
 from experiments.objective import LogitTerms
 from experiments.plan import Ensemble, Load, Plan, Train
 from experiments.running import RunningMember
-from experiments.train_loop import TrainLoop
+from experiments.train_loop import ADVICE, Diverged, TrainLoop
 from kdjax import checkpoint, files, networks
 from kdjax.networks import TrainedNetwork
 from kdjax.types import TrainState, Variables
@@ -234,6 +235,7 @@ def _finish(
             continue
         logits = evaluator.logits(variables, split)
         result[name] = one.comparison.measure(logits, split)
+        _check_finite(plan, one.member.name, name, result[name], step)
         if isinstance(plan.action, Train):
             teachers = one.comparison.teachers.each(split)
             result[name] |= terms.measure(logits, split.labels, teachers)
@@ -250,6 +252,18 @@ def _finish(
     result["seconds"] = clock.seconds
     files.write_json(one.folder / "result.json", {"step": selected, "summary": result})
     return {one.member.name: Finished(finished, result)}
+
+
+def _check_finite(
+    plan: Plan, member: str, split: str, measured: Mapping[str, float], step: int
+) -> None:
+    """Raises Diverged if a figure is no number: the last update is seen in no logged loss."""
+    if not (bad := [key for key, value in measured.items() if not math.isfinite(value)]):
+        return
+    what = f"phase {member!r}: {bad[0]} on the {split} split is {measured[bad[0]]}"
+    if isinstance(plan.action, Load):
+        raise Diverged(f"{what}: the network that it loads may be damaged", member, step)
+    raise Diverged(f"{what} after step {step}: {ADVICE}", member, step)
 
 
 def _running_means(rows: Rows, after: float) -> dict[str, float]:

@@ -164,7 +164,7 @@ def run(
     with workdirs.locked(workdir), cli.stop_signals() as stop:
         files.write_json(workdir / "config.json", config.to_dict())
         device = plans[0].devices.description
-        console.print(f"run folder {workdir}, {device}", highlight=False)
+        lines.show(f"run folder {workdir}, {device}", console)
         progress = Progress(from_elsewhere)
         _describe_loaded(plans, from_elsewhere, console)
         summary = {
@@ -185,7 +185,7 @@ def run(
     report.show(summary, console)
     if progress.failed:
         raise UserError("; ".join(progress.failed.values()))
-    console.print(f"{summary_file}, {workdir / 'curves.png'}", highlight=False)
+    lines.show(f"{summary_file}, {workdir / 'curves.png'}", console)
     return summary
 
 
@@ -207,7 +207,7 @@ def _show_finished(config: ConfigDict, workdir: Path, console: Console) -> dict[
         if member.name in phases:
             phases[member.name] |= {"phase": member.phase, "seed": member.seed}
     report.show(summary | {"config": config.to_dict()}, console)
-    console.print(f"{workdir} is finished; nothing was changed", highlight=False)
+    lines.show(f"{workdir} is finished; nothing was changed", console)
     return summary
 
 
@@ -238,7 +238,7 @@ def _run_members(
                 stop=stop,
             )  # fmt: skip
         except Diverged as error:
-            console.print(f"{error}; phases that do not need it go on", highlight=False)
+            lines.show(f"{error}; phases that do not need it go on", console)
             progress.failed[error.member] = str(error)
             (member,) = (one for one in waiting if one.name == error.member)
             progress.record(member, _diverged(plan, error.step))

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from experiments import earlier
+from experiments import earlier, lines
 from experiments.clock import Clock
 from experiments.data import PhaseSplit
 from experiments.evaluation import Comparison, Evaluator
@@ -222,7 +222,7 @@ def _restore(
             error = error or problem
             continue
         if error:
-            console.print(f"{error}: resuming from step {step}", highlight=False)
+            lines.show(f"{error}: resuming from step {step}", console)
         break
     else:
         if error:

@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
 from experiments import cli, legacy, report, workdir
 from experiments.log import read_metrics
 from experiments.members import expand
@@ -138,7 +136,7 @@ def main(arguments: Sequence[str]) -> int:
             tables = [listed([read(folder) for folder in found])]
     except UserError as error:
         return cli.fail(str(error))
-    report.show_tables(tables, Console() if sys.stdout.isatty() else Console(width=160))
+    report.show_tables(tables, cli.Console())
     return 0
 
 

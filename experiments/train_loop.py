@@ -26,6 +26,8 @@ from kdjax import parallel
 from kdjax.optimizers import schedule_position
 from kdjax.types import TrainState, UserError
 
+ADVICE = "lower optimizer.learning_rate or set optimizer.grad_clip_norm"
+
 
 class Diverged(UserError):
     """The loss of a member is not finite: it cannot go on, but others can.
@@ -229,9 +231,14 @@ class TrainLoop:
         for one, row in zip(self._running, rows, strict=True):
             if not math.isfinite(row["train/loss"]):
                 name = one.member.name
+                terms = [
+                    term
+                    for term in self._plan.config.objective
+                    if not math.isfinite(row.get(f"train/{term}", 0.0))
+                ]
                 raise Diverged(
-                    f"phase {name!r}: the loss is {row['train/loss']} at step {self._step}: lower "
-                    "optimizer.learning_rate or set optimizer.grad_clip_norm",
+                    f"phase {name!r}: the loss is {row['train/loss']} at step {self._step} "
+                    f"({', '.join(terms) or 'not of one term'}): {ADVICE}",
                     name,
                     self._step,
                 )

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from experiments import cli
+
 
 def command(*arguments, module="experiments.main"):
     return subprocess.run(
@@ -109,3 +111,43 @@ with cli.stop_signals() as stop:
     assert done.returncode == 0
     assert os.read(terminal, 1000).count(b"stopping: what is due") == 1
     os.close(terminal)
+
+
+def test_what_a_message_quotes_does_not_control_the_terminal(capsys):
+    assert cli.fail("keys are \x1b[2Jx\x07, \u202ey\nz") == 2
+    assert capsys.readouterr().err == "error: keys are \\x1b[2Jx\\x07, \\u202ey z\n"
+
+
+def test_long_messages_are_cut(capsys):
+    cli.fail("key " * 200_000)
+    printed = capsys.readouterr().err
+    assert len(printed) < 5000
+    assert printed.endswith("more characters)\n")
+
+
+def test_a_closed_output_is_one_line(tmp_path):
+    """As with `| head`."""
+    code = (
+        "import sys\n"
+        "from experiments import cli\n"
+        "def main():\n"
+        "    console = cli.Console()\n"
+        "    for i in range(100_000):\n"
+        "        console.print(f'line {i}')\n"
+        "sys.exit(cli.start(main, ['x']))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        printed = process.stderr.read()
+        assert process.wait() == 2
+    assert printed == "error: standard output was closed; the same command resumes a run\n"
+
+
+def test_ctrl_c_while_modules_are_imported_is_one_line():
+    code = "import experiments, signal, os; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(9)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr == "stopped by SIGINT\n"

@@ -108,7 +108,7 @@ def test_a_network_from_a_checkpoint_has_one_member_for_all_seeds():
 def test_mistakes_are_one_line(change, message):
     config = config_of()
     change(config)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=re.escape(message)):
         run.resolve(config)
 
 

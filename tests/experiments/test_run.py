@@ -402,7 +402,8 @@ def test_a_phase_that_diverges_does_not_end_the_others(tmp_path):
     with pytest.raises(UserError) as error:
         run.run(run.resolve(config), folder, console)
     assert re.fullmatch(
-        r"phase 'scratch': the loss is (nan|inf) at step \d: lower optimizer.learning_rate or set "
+        r"phase 'scratch': the loss is (nan|inf) at step \d \(cross_entropy\): lower "
+        r"optimizer.learning_rate or set "
         r"optimizer.grad_clip_norm; phase 'student_of_it' was left out",
         str(error.value),
     )
@@ -412,6 +413,25 @@ def test_a_phase_that_diverges_does_not_end_the_others(tmp_path):
     assert (folder / "kd" / "result.json").exists()
     assert not (folder / "student_of_it").exists()
     assert not (folder / "summary.json").exists()
+
+
+def test_a_phase_that_diverges_in_its_last_update_is_no_success(tmp_path):
+    config = small_config()
+    del config.phases["scratch"], config.phases["kd"]
+    config.phases.teacher.optimizer.learning_rate = 1e-3
+    # 5 of 6 steps: the loss of the last one is still finite.
+    config.phases.teacher.schedule.update(
+        name="step", unit="steps", boundaries=(5.0,), decay_rate=1e35
+    )
+    with pytest.raises(
+        UserError, match=r"phase 'teacher': nll on the \w+ split is nan after step 6"
+    ):
+        execute(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert not (tmp_path / "run" / "teacher" / "result.json").exists()
+    # The same command says the same.
+    with pytest.raises(UserError, match="nll on the"):
+        execute(config, tmp_path / "run")
 
 
 def test_the_default_folder_is_of_the_config_and_not_of_the_machine():
