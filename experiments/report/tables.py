@@ -108,7 +108,7 @@ def _length(figures: Figures) -> str:
     steps = Figures([one for one in figures["steps"].values if one])
     if not steps.values:
         return ""
-    return f"{_shared(steps, ',.0f')} step{'s' if steps.values != [1] else ''}"
+    return f"{_shared(steps, ',.0f')} step{'s' if set(steps.values) != {1} else ''}"
 
 
 def _shared(figures: Figures, form: str) -> str:
