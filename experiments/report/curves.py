@@ -71,7 +71,7 @@ def limits(curves: Curves) -> tuple[float, float]:
         for _, value in points[len(points) // 4 :]
         if math.isfinite(value)
     ] or [0.0]
-    margin = max(0.05 * (max(late) - min(late)), 0.01)
+    margin = 0.05 * (max(late) - min(late)) or 0.01
     return min(late) - margin, max(late) + margin
 
 
