@@ -12,79 +12,54 @@ import datetime
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from experiments import cli, legacy, report, workdir
+from experiments import cli, report, workdir
 from experiments.log import read_metrics
-from experiments.members import expand
-from kdjax import UserError, files
+from experiments.report.runs import Run, distinct, read
+from kdjax import UserError
 
 _FIGURES = (("test accuracy", "accuracy", ".2%"), ("agreement", "agreement", ".2%"))
 
 
-class Run(NamedTuple):
-    """A run folder.
-
-    Attributes:
-      name: as it was given.
-      config: the resolved one.
-      summary: as in summary.json; of a run that is not finished, what it has so far.
-      state: `finished`, or where it is.
-      changed: when it last wrote something.
-    """
-
-    name: str
-    config: dict[str, Any]
-    summary: dict[str, Any]
-    state: str
-    changed: datetime.datetime
+def state(run: Run) -> str:
+    """`finished`, or how far a run is."""
+    if run.finished:
+        return "finished"
+    found = "not started"
+    for member in run.all_members:
+        rows = read_metrics(run.folder / member.name / "metrics.jsonl")
+        if member.name in run.summary["phases"]:
+            found = f"after {member.name}"
+        elif rows:
+            found = f"{member.name}, step {rows[-1]['step']}"
+    return found
 
 
-def read(folder: Path) -> Run:
-    """Reads a run folder.
-
-    Raises:
-      UserError: if it is none.
-    """
-    if not (folder / "config.json").exists():
-        raise UserError(f"{str(folder)!r} is not a run folder: it has no config.json")
-    config = legacy.upgrade(files.read_json(folder / "config.json"))
-    found: dict[str, Any] = {}
-    state, newest = "not started", folder / "config.json"
-    for members in expand(config["phases"]).values():
-        for member in members:
-            result, log = (folder / member.name / n for n in ("result.json", "metrics.jsonl"))
-            if result.exists():
-                found[member.name] = files.read_json(result)["summary"]
-                found[member.name] |= {"phase": member.phase, "seed": member.seed}
-                state = f"after {member.name}"
-            elif rows := read_metrics(log):
-                state = f"{member.name}, step {rows[-1]['step']}"
-            newest = max(
-                (path for path in (newest, result, log) if path.exists()),
-                key=lambda path: path.stat().st_mtime,
-            )
-    if (folder / "summary.json").exists():
-        state = "finished"
-    changed = datetime.datetime.fromtimestamp(newest.stat().st_mtime)
-    return Run(str(folder), config, {"config": config, "phases": found}, state, changed)
+def changed(run: Run) -> datetime.datetime:
+    """When a run last wrote a result or a row of a log."""
+    names = ("result.json", "metrics.jsonl")
+    written = [run.folder / member.name / name for member in run.all_members for name in names]
+    times = [
+        path.stat().st_mtime for path in (run.folder / "config.json", *written) if path.exists()
+    ]
+    return datetime.datetime.fromtimestamp(max(times))
 
 
 def listed(runs: Sequence[Run]) -> report.Cells:
     """A table of runs, the newest first."""
     rows = []
-    for run in sorted(runs, key=lambda run: run.changed, reverse=True):
-        measured = report.measured(run.summary)
+    for run in sorted(runs, key=changed, reverse=True):
+        measured = run.phases
         accuracies = {name: f"{one['test']['accuracy']:.2%}" for name, one in measured.items()}
         shown = ", ".join(f"{name} {value}" for name, value in accuracies.items() if value)
-        changed = f"{run.changed:%Y-%m-%d %H:%M}"
-        rows.append([run.name, shown, run.state, changed])
+        rows.append([str(run.folder), shown, state(run), f"{changed(run):%Y-%m-%d %H:%M}"])
     return report.Cells("", ("run", "test accuracy", "state", "changed"), rows)
 
 
 def compared(runs: Sequence[Run]) -> list[report.Cells]:
     """Tables of the keys in which runs differ, and of their results."""
-    names = [run.name for run in runs]
+    names = [run.name for run in distinct(runs)]
     identities = [workdir.identity(run.config) for run in runs]
     keys = dict.fromkeys(key for identity in identities for key in identity)
     # The layers only repeat what the phases inherit from them.
@@ -94,7 +69,7 @@ def compared(runs: Sequence[Run]) -> list[report.Cells]:
         for key in sorted(keys)
         if not key.startswith(layers) and len({_shown(one, key) for one in identities}) > 1
     ]
-    measured = [report.measured(run.summary) for run in runs]
+    measured = [run.phases for run in runs]
     phases = dict.fromkeys(phase for one in measured for phase in one)
     results = [
         [f"{phase}: {what}", *(format(one[phase]["test"][figure], form) for one in measured)]

@@ -10,7 +10,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ def _commit() -> str:
     return described.stdout.strip() if described.returncode == 0 else ""
 
 
-def identity(config: dict[str, Any]) -> dict[str, Any]:
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config as JSON holds it, flat, without keys on which no result depends."""
 
     def flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -66,7 +66,13 @@ class Described(NamedTuple):
 
 
 def describe(run: Run, *, tables_only: bool = False) -> Described:
-    """Draws, and unless `tables_only` measures, what a page shows of a run."""
+    """Draws, and unless `tables_only` measures, what a page shows of a run.
+
+    Raises:
+      UserError: if nothing of the run is finished.
+    """
+    if not run.summary["phases"]:
+        raise UserError(f"{str(run.folder)!r} has no finished phase yet")
     phases, look = run.phases, charts.styles(list(run.members))
     report = run.config["report"]
     shares = {figure: (title, percent) for figure, title, percent in _CURVES}

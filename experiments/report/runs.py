@@ -1,6 +1,6 @@
 """Runs by their folders, finished or not."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,11 @@ class Run(NamedTuple):
         """The names of each phase's members, in order; those without a result are left out."""
         return members(self.summary)
 
+    @property
+    def all_members(self) -> list[Member]:
+        """The members of all phases, in order, whether they have a result or not."""
+        return [member for of in expand(self.config["phases"]).values() for member in of]
+
     def network(self, member: str) -> Mapping[str, Any]:
         """What a member's `network.json` holds; nothing for an ensemble, which has none."""
         file = self.folder / member / "network.json"
@@ -50,10 +55,10 @@ class Run(NamedTuple):
 
 
 def read(folder: Path) -> Run:
-    """Reads a run.
+    """Reads a run, of which nothing need be finished.
 
     Raises:
-      UserError: if the folder is none of a run, or nothing of it is finished.
+      UserError: if the folder is none of a run, or a file in it is damaged.
     """
     if not (folder / "config.json").exists():
         inside = folder.parent / "config.json"
@@ -64,8 +69,9 @@ def read(folder: Path) -> Run:
     summary = files.read_json(file) if finished else {"phases": {}}
     stored = summary["config"] if finished else files.read_json(folder / "config.json")
     summary["config"] = legacy.upgrade(stored)
+    run = Run(folder, folder.resolve().name, summary, finished)
     phases = {}
-    for member in _members(summary["config"]):
+    for member in run.all_members:
         result = folder / member.name / "result.json"
         if member.name in summary["phases"]:
             figures = summary["phases"][member.name]
@@ -74,16 +80,10 @@ def read(folder: Path) -> Run:
         else:
             continue
         phases[member.name] = figures | {"phase": member.phase, "seed": member.seed}
-    if not phases:
-        raise UserError(f"{str(folder)!r} has no finished phase yet")
-    return Run(folder, folder.resolve().name, summary | {"phases": phases}, finished)
+    return run._replace(summary=summary | {"phases": phases})
 
 
-def _members(config: Mapping[str, Any]) -> list[Member]:
-    return [member for members in expand(config["phases"]).values() for member in members]
-
-
-def distinct(runs: list[Run]) -> list[Run]:
+def distinct(runs: Sequence[Run]) -> list[Run]:
     """The runs, with their paths as names where names are not unique."""
     names = [run.name for run in runs]
     return [

@@ -31,8 +31,8 @@ def test_runs_are_listed_with_their_accuracies_and_how_far_they_are(folder):
     summary = json.loads((folder / "first" / "summary.json").read_text())
     accuracy = summary["phases"]["kd"]["test"]["accuracy"]
     found = {path.name: runs.read(path) for path in (folder / "first", folder / "second")}
-    assert found["first"].state == "finished"
-    assert found["second"].state == "scratch, step 6"
+    assert runs.state(found["first"]) == "finished"
+    assert runs.state(found["second"]) == "scratch, step 6"
     rows = {row[0]: row for row in runs.listed(list(found.values())).rows}
     assert f"kd {accuracy:.2%}" in rows[str(folder / "first")][1]
     assert "kd" not in rows[str(folder / "second")][1]
@@ -54,7 +54,7 @@ def test_a_run_does_not_differ_from_itself(finished):
 
 
 def test_mistakes_are_one_line(finished, tmp_path, capsys):
-    with pytest.raises(UserError, match=r"is not a run folder: it has no config\.json"):
+    with pytest.raises(UserError, match=r"is not a run folder, which has a config\.json"):
         runs.read(tmp_path)
     for arguments, message in (
         ([str(tmp_path)], "there are no runs in"),

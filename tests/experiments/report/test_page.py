@@ -136,7 +136,7 @@ def test_an_unfinished_run_shows_what_it_has(finished, tmp_path):
     assert one.students == []
     (folder / "teacher/result.json").unlink()
     with pytest.raises(UserError, match="has no finished phase yet"):
-        runs.read(folder)
+        page.describe(runs.read(folder))
 
 
 class _Images:
