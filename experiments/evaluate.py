@@ -60,7 +60,8 @@ def load_data(reference: str) -> "tuple[PhaseData, str, str]":
       UserError: if the flags name no data or no split that can be read.
     """
     from experiments import data as datasets
-    from kdjax import files
+    from experiments import stored
+    from kdjax import networks
 
     if _IMPORT_FROM.value:
         sys.path.append(_IMPORT_FROM.value)
@@ -68,12 +69,12 @@ def load_data(reference: str) -> "tuple[PhaseData, str, str]":
     options: dict[str, Any]
     folder = Path(reference)
     if (folder / "network.json").exists():
-        described = files.read_json(folder / "network.json")
+        described = networks.read_description(folder)
     if DATA.value:
         options = {"name": DATA.value, "dir": DATA_DIR.value}
         options |= {key: described[key] for key in ("resize", "image_size") if key in described}
     elif (folder.parent / "config.json").exists():
-        config = files.read_json(folder.parent / "config.json")
+        config = stored.config(folder.parent)
         # A run without data may still have been evaluated on some.
         options = config["data"] if config["data"]["name"] else config["evaluation"]
         options["dir"] = DATA_DIR.value or options["dir"]

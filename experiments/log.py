@@ -147,12 +147,14 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete rows of a metrics.jsonl, without a line that a kill has cut short."""
+    """The rows of a metrics.jsonl, without lines that a kill has cut short or that are damaged."""
     rows = []
     if path.exists():
-        for line in path.read_text().splitlines():
+        for line in path.read_bytes().splitlines():
             try:
-                rows.append(json.loads(line))
-            except ValueError:
+                row = json.loads(line.decode())
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
     return rows

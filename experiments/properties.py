@@ -216,20 +216,19 @@ def _show(result: Mapping[str, Any]) -> None:
     """Prints the paper's tables of the students' run, or the figures, on stderr."""
     from rich.console import Console
 
-    from experiments import report
-    from kdjax import files
+    from experiments import report, stored
 
     run = Path(result["students"][0]["network"]).parent
     tables = []
     if (run / "config.json").exists() and (run / "summary.json").exists():
-        members = files.read_json(run / "summary.json")["phases"]
+        members = stored.summary(run)["phases"]
         measured = {}
         for one in (result["teacher"], *result["students"]):
             folder = Path(one["network"])
             if folder.parent == run and folder.name in members:
                 phase = members[folder.name]["phase"]
                 measured[folder.name] = {"phase": phase, result["probe"]: one}
-        described = files.read_json(run / "config.json")["report"]
+        described = stored.config(run)["report"]
         tables = report.probe_tables(result["probe"], measured, described)
     if not tables:
         figures = [_flat(one) for one in (result["teacher"], *result["students"])]

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import earlier, legacy
-from experiments.members import Member, expand
-from kdjax import files
+from experiments import earlier, stored
+from experiments.members import Member
 
 
 class Provenance(NamedTuple):
@@ -48,16 +47,15 @@ def read(folder: Path) -> Provenance | None:
     run = folder.resolve().parent
     if not (run / "config.json").exists():
         return None
-    config = legacy.upgrade(files.read_json(run / "config.json"))
+    config = stored.config(run)
     name, kept, _ = folder.resolve().name.partition("@")
-    members = [one for phase in expand(config["phases"]).values() for one in phase]
-    member = next((one for one in members if one.name == name), None)
+    member = next((one for one in stored.members(config) if one.name == name), None)
     if member is None:
         return None
     result, summary = {}, {}
     if not kept and (folder / "result.json").exists():
-        result = files.read_json(folder / "result.json")["summary"]
+        result = stored.result(folder)
     if (run / "summary.json").exists():
-        summary = files.read_json(run / "summary.json")
+        summary = stored.summary(run)
         summary = {key: summary[key] for key in summary.keys() - {"config", "phases"}}
     return Provenance(folder, config, member, result, summary)

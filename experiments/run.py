@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import cli, legacy, lines, loaded, report, schema
+from experiments import cli, legacy, lines, loaded, report, schema, stored
 from experiments import workdir as workdirs
 from experiments.cli import Interrupted
 from experiments.data import PhaseData
@@ -201,18 +201,14 @@ def _describe_loaded(
 
 def _show_finished(config: ConfigDict, workdir: Path, console: Console) -> dict[str, Any]:
     """Prints the tables of a finished run with the config's report, and returns its summary."""
-    summary: dict[str, Any] = files.read_json(workdir / "summary.json")
+    summary = stored.summary(workdir)
     phases = summary["phases"]
-    for member in _all_members(config):
+    for member in stored.members(config.to_dict()):
         if member.name in phases:
             phases[member.name] |= {"phase": member.phase, "seed": member.seed}
     report.show(summary | {"config": config.to_dict()}, console)
     lines.show(f"{workdir} is finished; nothing was changed", console)
     return summary
-
-
-def _all_members(config: ConfigDict) -> list[Member]:
-    return [member for members in expand(config.phases.to_dict()).values() for member in members]
 
 
 def _run_members(
@@ -227,7 +223,7 @@ def _run_members(
     for member in plan.members:
         folder = workdir / member.name
         if (folder / "result.json").exists():
-            progress.record(member, files.read_json(folder / "result.json")["summary"])
+            progress.record(member, stored.result(folder))
             progress.take(plan, member, workdir)
         elif not progress.left_out(member):
             waiting.append(member)

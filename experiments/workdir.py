@@ -17,8 +17,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import kdjax
-from experiments import legacy
-from kdjax import files, references
+from experiments import stored
+from kdjax import references
 from kdjax.types import UserError
 
 # Phases in the name of a run folder; of more, the number is given.
@@ -89,15 +89,14 @@ def check(config: ConfigDict, workdir: Path) -> None:
         return
     if not workdir.is_dir():
         raise UserError(f"{str(workdir)!r} is not a folder")
-    stored_file = workdir / "config.json"
-    if not stored_file.exists():
+    if not (workdir / "config.json").exists():
         if any(not path.name.startswith(".") for path in workdir.iterdir()):
             raise UserError(f"{str(workdir)!r} is not empty and not a run folder")
         return
     ours = identity(config.to_dict())
-    stored = files.read_json(stored_file)
-    theirs = identity(legacy.upgrade(stored))
-    if "code" not in stored:
+    earlier = stored.config(workdir)
+    theirs = identity(earlier)
+    if "code" not in earlier:
         # An earlier version did not look at it.
         ours = {key: value for key, value in ours.items() if not key.startswith("code")}
     differing = sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k))

@@ -40,15 +40,25 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file.
+def read_json(path: Path, **expected: type) -> Any:
+    """Reads a JSON file that holds an object.
+
+    Args:
+      path: of the file.
+      **expected: keys that the object must have, with the types of their values.
 
     Raises:
-      UserError: if it is missing or not JSON.
+      UserError: if it is missing, not JSON, or holds something else.
     """
     try:
-        return json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {str(path)!r}: {first_line(error)}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r} is not JSON: {first_line(error)}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{str(path)!r} is damaged: it holds no object")
+    for key, kind in expected.items():
+        if not isinstance(found.get(key), kind):
+            raise UserError(f"{str(path)!r} is damaged: its {key} is missing or no {kind.__name__}")
+    return found

@@ -168,7 +168,7 @@ def read_arrays(folder: Path) -> dict[str, np.ndarray]:
     if not steps:
         raise UserError(f"{str(folder)!r} has no checkpoint yet")
     result = folder / "result.json"
-    step = files.read_json(result)["step"] if result.exists() else steps[-1]
+    step = files.read_json(result, step=int)["step"] if result.exists() else steps[-1]
     return stored.read(step)[0]
 
 
@@ -182,7 +182,10 @@ def read_description(folder: Path) -> dict[str, Any]:
         phases = sorted(path.parent.name for path in folder.glob("*/network.json"))
         hint = f": name one of its phases, {', '.join(phases)}" if phases else ""
         raise UserError(f"{str(folder)!r} is not the folder of a phase{hint}")
-    described: dict[str, Any] = files.read_json(folder / "network.json")
+    described: dict[str, Any] = files.read_json(
+        folder / "network.json", model=str, num_classes=int, in_channels=int, mean=list, std=list,
+        options=dict, image_size=int,
+    )  # fmt: skip
     return described
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import legacy
-from experiments.members import Member, expand
+from experiments import stored
+from experiments.members import Member
 from experiments.report.measured import Phases, measured, members
 from kdjax import files
 from kdjax.types import UserError
@@ -45,7 +45,7 @@ class Run(NamedTuple):
     @property
     def all_members(self) -> list[Member]:
         """The members of all phases, in order, whether they have a result or not."""
-        return [member for of in expand(self.config["phases"]).values() for member in of]
+        return stored.members(dict(self.config))
 
     def network(self, member: str) -> Mapping[str, Any]:
         """What a member's `network.json` holds; nothing for an ensemble, which has none."""
@@ -66,9 +66,8 @@ def read(folder: Path) -> Run:
         raise UserError(f"{str(folder)!r} is not a run folder, which has a config.json{hint}")
     file = folder / "summary.json"
     finished = file.exists()
-    summary = files.read_json(file) if finished else {"phases": {}}
-    stored = summary["config"] if finished else files.read_json(folder / "config.json")
-    summary["config"] = legacy.upgrade(stored)
+    summary = stored.summary(folder) if finished else {"phases": {}}
+    summary["config"] = stored.config(folder)
     run = Run(folder, folder.resolve().name, summary, finished)
     phases = {}
     for member in run.all_members:
@@ -76,7 +75,7 @@ def read(folder: Path) -> Run:
         if member.name in summary["phases"]:
             figures = summary["phases"][member.name]
         elif result.exists():
-            figures = files.read_json(result)["summary"]
+            figures = stored.result(folder / member.name)
         else:
             continue
         phases[member.name] = figures | {"phase": member.phase, "seed": member.seed}
