@@ -19,11 +19,16 @@ from orbax.checkpoint import checkpoint_managers
 
 from kdjax.types import PyTree, UserError, first_line
 
-_TRASH = "_trash"
+_TRASH, _DAMAGED = "_trash", "_damaged"
 
 
 class Checkpoints:
-    """The checkpoints of one training run, in one folder: the last two and the best."""
+    """The checkpoints of one training run, in one folder: the last two and the best.
+
+    Attributes:
+      set_aside: steps whose checkpoints were found damaged and moved to `_damaged`, since Orbax
+        opens no folder with one of them.
+    """
 
     def __init__(self, folder: str | Path, *, keep_best: bool = False, read_only: bool = False):
         """Opens a folder, and creates it unless `read_only`.
@@ -41,6 +46,7 @@ class Checkpoints:
         if not read_only:
             # Left behind by an interrupted deletion.
             shutil.rmtree(self._folder / _TRASH, ignore_errors=True)
+        self.set_aside = [] if read_only else self._set_aside_damaged()
         policies: list[Any] = [checkpoint_managers.LatestN(2)]
         best: dict[str, Any] = {}
         if keep_best:
@@ -67,6 +73,19 @@ class Checkpoints:
             raise UserError(
                 f"corrupt checkpoints in {str(folder)!r}: {first_line(error)}"
             ) from None
+
+    def _set_aside_damaged(self) -> list[int]:
+        """Moves checkpoints away whose descriptions are damaged, unless no other one is left."""
+        steps = sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
+        damaged = [step for step in steps if not _is_described(self._folder / str(step))]
+        if len(damaged) == len(steps):
+            return []
+        for step in damaged:
+            target = self._folder / _DAMAGED / str(step)
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(exist_ok=True)
+            (self._folder / str(step)).rename(target)
+        return damaged
 
     def save(
         self, step: int, tree: PyTree, extra: dict[str, Any], score: float | None = None
@@ -194,6 +213,18 @@ class Checkpoints:
             return
         for superseded in self._folder.glob(f"{_TRASH}/*"):
             shutil.rmtree(superseded, ignore_errors=True)
+
+
+def _is_described(folder: Path) -> bool:
+    """Whether the small files are JSON by which Orbax knows a checkpoint."""
+    for name in ("_CHECKPOINT_METADATA", "metrics/metrics"):
+        path = folder / name
+        try:
+            if path.exists() and not isinstance(json.loads(path.read_bytes()), dict):
+                return False
+        except (ValueError, OSError, RecursionError):
+            return False
+    return True
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:

@@ -286,6 +286,24 @@ def test_garbled_scores_are_a_one_line_error(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "metrics/metrics"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b"\xff\xfe"])
+def test_a_damaged_description_of_the_newest_leaves_the_one_before(tmp_path, name, content):
+    folder = tmp_path / "c"
+    stored = Checkpoints(folder, keep_best=True)
+    for step in (3, 5):
+        stored.save(step, _state(), EXTRA, score=step / 10)
+    stored.close()
+    (folder / "5" / name).write_bytes(content)
+    stored = Checkpoints(folder, keep_best=True)
+    assert (stored.set_aside, stored.steps(), stored.best_step()) == ([5], [3], 3)
+    chex.assert_trees_all_equal(stored.restore(3, _state())[0], _state())
+    # Its step can be made and saved again.
+    stored.save(5, _state(), EXTRA, score=0.5)
+    stored.close()
+    assert Checkpoints(folder, keep_best=True).steps() == [3, 5]
+
+
 def test_unflatten_is_the_inverse_of_flatten():
     tree = {"a": [np.arange(3), {"b": np.ones((2, 2))}], "c": (np.zeros(()),)}
     flat = checkpoint.flatten(tree)
