@@ -138,7 +138,7 @@ def _from_state_dict(classifier: Classifier, path: Path) -> Callable[[np.ndarray
 def _write_pytorch(classifier: Classifier, path: Path) -> None:
     import torch
 
-    torch.save({k: torch.from_numpy(v) for k, v in _state_dict(classifier).items()}, path)
+    torch.save({k: torch.tensor(v) for k, v in _state_dict(classifier).items()}, path)
 
 
 def _write_safetensors(classifier: Classifier, path: Path) -> None:
