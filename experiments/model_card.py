@@ -170,9 +170,9 @@ def _training(known: Provenance) -> str:
             parts.append(_table(["term", "method", "weight", "arguments"], terms))
         flat = dict(_flat(phase))
         kept = [key for key in flat if key.startswith("adversarial.")]
-        kept += [key for key in _SETTINGS if flat[key]]
+        kept += [key for key in _SETTINGS if flat.get(key)]
         if phase["steps"]:
-            kept.remove("epochs")
+            kept = [key for key in kept if key != "epochs"]
         rows = [[f"`{key}`", f"`{_shown(flat[key])}`"] for key in kept]
         rows.append(["`seed`", f"`{known.member.seed}`"])
         parts.append(_table(["key", "value"], rows))
@@ -249,7 +249,7 @@ model.load_state_dict(torch.load("model.pth"))  # of {implementation}
 classifier = kdjax.load({_reference(classifier, "model.pth")})""",
     }
     blocks = [f"`{name}`:\n\n```python\n{code[name]}\n```" for name in code if name in written]
-    return "\n\n".join(["## Use", *blocks])
+    return "\n\n".join(["## Use\n\nAll files compute in float32.", *blocks])
 
 
 def _reference(classifier: Classifier, file: str) -> str:

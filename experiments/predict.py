@@ -46,7 +46,7 @@ def main() -> None:
         sys.path.append(_IMPORT_FROM.value)
     from experiments import prediction
 
-    paths = prediction.find_images(_IMAGES.value)
+    root, paths = Path(_IMAGES.value), prediction.find_images(_IMAGES.value)
     network, teachers = prediction.load_networks(_NETWORK.value, _TEACHER.value)
     table = _table([Path(_NETWORK.value).name, *(f"{name} (teacher)" for name in teachers)])
     networks = [network, *teachers.values()]
@@ -56,7 +56,8 @@ def main() -> None:
             found = {"image": str(path), "network": _plain(best), "teachers": of_teachers}
             print(json.dumps(found), flush=True)
         else:
-            _add(table, path, [best, *taught])
+            # One's own folder need not be repeated.
+            _add(table, path.relative_to(root) if root.is_dir() else path, [best, *taught])
     if not _JSON.value:
         import rich.console
 
