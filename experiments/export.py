@@ -20,9 +20,7 @@ A network whose model is the user's own (`module:name`) needs that module on the
 in the working directory, in PYTHONPATH, or in `--import_from=DIR`.
 """
 
-import os
 import sys
-import tempfile
 from pathlib import Path
 
 from absl import flags
@@ -36,55 +34,6 @@ _FORMATS = flags.DEFINE_list("formats", [], "pytorch, safetensors, stablehlo, on
 _IMPORT_FROM = flags.DEFINE_string("import_from", "", "Folder with modules of one's own.")
 
 
-def export(folder: Path, out: Path, names: list[str]) -> list[str]:
-    """Writes a network and its model card to a folder; files of the same names are replaced.
-
-    Args:
-      folder: of the phase.
-      out: the folder to write to.
-      names: of `formats.FORMATS`; none chooses all whose packages are installed.
-
-    Returns:
-      A line for each file.
-
-    Raises:
-      UserError: if the network cannot be loaded, or not written in a format; nothing is
-        written then.
-    """
-    import kdjax
-    from experiments import formats, model_card, provenance
-    from kdjax import files, networks
-
-    chosen = formats.choose(names)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{str(out)!r} is not a folder")
-    networks.read_description(folder)  # A PyTorch file needs no export.
-    classifier = kdjax.load(folder)
-    known, lines = provenance.read(folder), []
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        for name, form in chosen.items():
-            path = Path(temporary, form.file)
-            form.write(classifier, path)
-            deviation = formats.deviation(classifier, form, path)
-            if not deviation <= formats.TOLERANCE:
-                raise UserError(
-                    f"{name}: logits deviate by {deviation:.1e} of the largest one, more than "
-                    f"{formats.TOLERANCE}; nothing was written"
-                )
-            size = path.stat().st_size / 1e6
-            lines.append(f"{out / form.file}: {size:.2f} MB, logits deviate by {deviation:.1e}")
-        if known is not None:
-            files.write_json(Path(temporary, "config.json"), known.config)
-            lines.append(f"{out / 'config.json'}: of the run")
-        card = model_card.make(classifier, known, [one.file for one in chosen.values()])
-        Path(temporary, "README.md").write_text(card)
-        out.mkdir(exist_ok=True)
-        for path in Path(temporary).iterdir():
-            os.replace(path, out / path.name)
-    return [*lines, f"{out / 'README.md'}: the model card"]
-
-
 def main() -> None:
     """Exports what the flags name."""
     from experiments import formats
@@ -94,7 +43,7 @@ def main() -> None:
         raise UserError(f"{missing} is missing: give --network=RUN/PHASE --out=DIR")
     if _IMPORT_FROM.value:
         sys.path.append(_IMPORT_FROM.value)
-    for line in export(Path(_NETWORK.value), Path(_OUT.value), _FORMATS.value):
+    for line in formats.export(Path(_NETWORK.value), Path(_OUT.value), _FORMATS.value):
         print(line)
     if not _FORMATS.value:
         for name, form in formats.FORMATS.items():

@@ -1,7 +1,9 @@
-"""The file formats of a trained network: how each is written, and read again to verify it."""
+"""Exports of trained networks: how each file format is written, and read again to verify it."""
 
 import dataclasses
 import importlib.util
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from experiments import onnx_model
-from kdjax import Classifier, torch_import
+from experiments import model_card, onnx_model, provenance
+from kdjax import Classifier, files, load, networks, torch_import
 from kdjax.models import convolution
 from kdjax.types import UserError
 
@@ -136,7 +138,7 @@ def _from_state_dict(classifier: Classifier, path: Path) -> Callable[[np.ndarray
 def _write_pytorch(classifier: Classifier, path: Path) -> None:
     import torch
 
-    torch.save({k: torch.from_numpy(v) for k, v in _state_dict(classifier).items()}, path)
+    torch.save({k: torch.tensor(v) for k, v in _state_dict(classifier).items()}, path)
 
 
 def _write_safetensors(classifier: Classifier, path: Path) -> None:
@@ -181,3 +183,48 @@ FORMATS = {
     ),
     "onnx": Format("model.onnx", ("onnx", "onnxruntime"), "export", _write_onnx, _read_onnx),
 }
+
+
+def export(folder: Path, out: Path, names: Sequence[str]) -> list[str]:
+    """Writes a network and its model card to a folder; files of the same names are replaced.
+
+    Args:
+      folder: of the phase.
+      out: the folder to write to.
+      names: of `FORMATS`; none chooses all whose packages are installed.
+
+    Returns:
+      A line for each file.
+
+    Raises:
+      UserError: if the network cannot be loaded, or not written in a format; nothing is
+        written then.
+    """
+    chosen = choose(names)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{str(out)!r} is not a folder")
+    networks.read_description(folder)  # A PyTorch file needs no export.
+    classifier = load(folder)
+    known, lines = provenance.read(folder), []
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        for name, form in chosen.items():
+            path = Path(temporary, form.file)
+            form.write(classifier, path)
+            difference = deviation(classifier, form, path)
+            if not difference <= TOLERANCE:
+                raise UserError(
+                    f"{name}: logits deviate by {difference:.1e} of the largest one, more than "
+                    f"{TOLERANCE}; nothing was written"
+                )
+            size = path.stat().st_size / 1e6
+            lines.append(f"{out / form.file}: {size:.2f} MB, logits deviate by {difference:.1e}")
+        if known is not None:
+            files.write_json(Path(temporary, "config.json"), known.config)
+            lines.append(f"{out / 'config.json'}: of the run")
+        card = model_card.make(classifier, known, [one.file for one in chosen.values()])
+        Path(temporary, "README.md").write_text(card)
+        out.mkdir(exist_ok=True)
+        for path in Path(temporary).iterdir():
+            os.replace(path, out / path.name)
+    return [*lines, f"{out / 'README.md'}: the model card"]

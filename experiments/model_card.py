@@ -47,14 +47,14 @@ def make(classifier: Classifier, known: Provenance | None, written: Sequence[str
 def _title(classifier: Classifier, known: Provenance | None) -> str:
     if known is None:
         return classifier.model
-    how = "distilled" if known.teachers else "trained"
+    how = "distilled" if _is_distilled(known) else "trained"
     data = known.config["data"]["name"]
     return f"{classifier.model} {how} on {data}" if data else f"{classifier.model} {how}"
 
 
 def _front_matter(classifier: Classifier, known: Provenance | None, written: Sequence[str]) -> str:
     tags = ["image-classification", "jax", *(["onnx"] if "model.onnx" in written else [])]
-    if known is not None and known.member.teachers:
+    if known is not None and _is_distilled(known):
         tags.insert(1, "knowledge-distillation")
     lines = [
         "---",
@@ -88,9 +88,20 @@ def _introduction(classifier: Classifier, known: Provenance | None) -> str:
     )
     if known is None:
         return f"{text}It was exported by kdjax."
+    text += f"It is the network of phase `{known.folder.name}` of a run of kdjax."
     teachers = " and ".join(_teacher(name, folder) for name, folder in known.teachers.items())
-    text += f"It is the network of phase `{known.folder.name}` of a run of kdjax"
-    return f"{text}, whose teacher is {teachers}." if teachers else f"{text}."
+    if not teachers:
+        return text
+    role = "was distilled from" if _is_distilled(known) else "learned on its own, beside"
+    return f"{text} It {role} {teachers}."
+
+
+def _is_distilled(known: Provenance) -> bool:
+    """Whether a teacher, to which a network may only be compared, has a part in its objective."""
+    phase = known.phase
+    terms = phase["objective"].items()
+    methods = {term.get("method", name) for name, term in terms} - {"cross_entropy"}
+    return bool(known.member.teachers and (methods or phase["adversarial"]))
 
 
 def _teacher(name: str, folder: Path) -> str:
@@ -159,9 +170,9 @@ def _training(known: Provenance) -> str:
             parts.append(_table(["term", "method", "weight", "arguments"], terms))
         flat = dict(_flat(phase))
         kept = [key for key in flat if key.startswith("adversarial.")]
-        kept += [key for key in _SETTINGS if flat[key]]
+        kept += [key for key in _SETTINGS if flat.get(key)]
         if phase["steps"]:
-            kept.remove("epochs")
+            kept = [key for key in kept if key != "epochs"]
         rows = [[f"`{key}`", f"`{_shown(flat[key])}`"] for key in kept]
         rows.append(["`seed`", f"`{known.member.seed}`"])
         parts.append(_table(["key", "value"], rows))
@@ -238,7 +249,7 @@ model.load_state_dict(torch.load("model.pth"))  # of {implementation}
 classifier = kdjax.load({_reference(classifier, "model.pth")})""",
     }
     blocks = [f"`{name}`:\n\n```python\n{code[name]}\n```" for name in code if name in written]
-    return "\n\n".join(["## Use", *blocks])
+    return "\n\n".join(["## Use\n\nAll files compute in float32.", *blocks])
 
 
 def _reference(classifier: Classifier, file: str) -> str:

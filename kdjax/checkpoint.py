@@ -5,16 +5,19 @@ JSON values. Arrays are stored from host memory, so that a run can be resumed on
 of devices. The checksum is needed because Orbax loads some damaged array files without error.
 """
 
+import contextlib
 import copy
 import json
 import shutil
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
 from kdjax.types import PyTree, UserError, first_line
@@ -60,6 +63,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             create=not read_only,
             read_only=read_only,
+            save_interval_steps=0 if read_only else 1,
             cleanup_tmp_directories=not read_only,
             todelete_subdir=None if read_only else _TRASH,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
@@ -67,7 +71,8 @@ class Checkpoints:
             **best,
         )
         try:
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            with _quiet():
+                self._manager = ocp.CheckpointManager(self._folder, options=options)
         except Exception as error:
             # A garbled metrics file can raise any exception that parsing JSON can raise.
             raise UserError(
@@ -225,6 +230,17 @@ def _is_described(folder: Path) -> bool:
         except (ValueError, OSError, RecursionError):
             return False
     return True
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Context without Orbax's warning that a folder opened as read-only is read-only."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(min(before, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:

@@ -99,8 +99,9 @@ class Classifier:
         image = sources.read_image(file, self.channels)
         return sources.resized(image, self.resize or self.image_size)
 
-    def class_name(self, index: int) -> str:
+    def class_name(self, index: int | Array) -> str:
         """The name of a class, or its number where names are unknown."""
+        index = int(index)
         return self.class_names[index] if index < len(self.class_names) else str(index)
 
     @property

@@ -310,3 +310,12 @@ def test_unflatten_is_the_inverse_of_flatten():
     assert list(flat) == ["['a'][0]", "['a'][1]['b']", "['c'][0]"]
     shuffled = dict(sorted(flat.items(), key=lambda item: hashlib.md5(item[0].encode()).digest()))
     chex.assert_trees_all_equal(checkpoint.unflatten(shuffled, tree, "it"), tree)
+
+
+def test_reading_prints_nothing(tmp_path, capfd):
+    stored = Checkpoints(tmp_path / "checkpoints")
+    stored.save(1, {"x": np.zeros(2)}, {})
+    stored.close()
+    capfd.readouterr()
+    Checkpoints(tmp_path / "checkpoints", read_only=True).read(1)
+    assert capfd.readouterr() == ("", "")
