@@ -322,6 +322,7 @@ def _train(
     """What a phase needs that trains its network; `member` is its first one."""
     config, phase_data = setup.config, setup.data
     checks.check_choices(setup)
+    checks.check_memory(setup)
     init_variables, source = None, known.get(member.init_from)
     if member.init_from and not source:
         if config.new_head:

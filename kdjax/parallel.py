@@ -5,6 +5,7 @@ teachers and resident data are replicated. Means over shards are averaged with
 `pmean`, so a run depends on the number of devices only through the order of a sum.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -106,6 +107,14 @@ class Devices:
         """A human-readable description: `cpu x4`, `NVIDIA H100 80GB HBM3`."""
         kind = self.devices[0].device_kind
         return kind if len(self) == 1 else f"{kind} x{len(self)}"
+
+    @property
+    def memory(self) -> int:
+        """Bytes that all of them have together; of virtual devices, those of the machine."""
+        stats = self.devices[0].memory_stats()
+        if stats and "bytes_limit" in stats:
+            return int(stats["bytes_limit"]) * len(self)
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
     def replicate(self, tree: PyTree) -> PyTree:
         """Copies a tree to every device.

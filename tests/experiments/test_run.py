@@ -362,6 +362,7 @@ def test_phases_of_one_architecture_start_differently(finished):
         (lambda c: c.train.update(mean=(0.5,) * 3, std=(0.5,) * 3), "the images have 1 channel"),
         (lambda c: c.train.update(mean=(0.5,), std=(0.0,)), "train.std is (0.0): it must be a tuple"),
         (lambda c: c.train.update(batch_size=0), "batch_size is 0"),
+        (lambda c: c.train.update(batch_size=10**9), "lower batch_size (1000000000) or raise grad_accum"),
         (lambda c: c.train.update(grad_accum_steps=5), "multiple"),
         (lambda c: c.train.update(steps=0, epochs=0.0), "has no steps"),
         (lambda c: c.train.update(steps=-1), "steps is -1"),
