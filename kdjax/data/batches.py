@@ -1,6 +1,9 @@
 """Which examples form which batch: a function of (seed, step) alone."""
 
 import functools
+import os
+import threading
+import time
 from collections.abc import Iterator
 from typing import Generic, NotRequired, Protocol, TypedDict, TypeVar
 
@@ -8,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax.data.sources import Lazy, Split
-from kdjax.types import Array, UserError
+from kdjax.types import Array, UserError, first_line
 
 # NumPy arrays on the host, JAX arrays in the compiled step.
 A = TypeVar("A", np.ndarray, Array)
@@ -142,9 +145,40 @@ def stream(
         options = grain.MultiprocessingOptions(num_workers=workers)
         # A step is a whole batch: a worker must not read hundreds of them ahead.
         one_by_one = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        return iter(steps.to_iter_dataset(one_by_one).mp_prefetch(options))
+        processes = steps.to_iter_dataset(one_by_one).mp_prefetch(options, _end_with_parent)
+        return _guarded(iter(processes))
     threads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
-    return iter(steps.to_iter_dataset(threads))
+    return _guarded(iter(steps.to_iter_dataset(threads)))
+
+
+def _end_with_parent(*_: int) -> None:
+    """Ends a worker soon after its parent, which may be killed and then tells it nothing."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _guarded(batches: Iterator[Batch[np.ndarray]]) -> Iterator[Batch[np.ndarray]]:
+    """The batches; what ends them before their time is one line.
+
+    Raises:
+      UserError: if an image cannot be read, or a worker was killed.
+    """
+    try:
+        yield from batches
+    except UserError:
+        raise
+    except Exception as error:
+        # Grain passes on whatever a worker raised, with its traceback.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        known = [line for line in lines if "UserError: " in line]
+        text = known[-1].rpartition("UserError: ")[2] if known else first_line(error)
+        raise UserError(f"images cannot be read: {text}") from None
 
 
 def check_batch_size(batch_size: int, grad_accum_steps: int) -> None:

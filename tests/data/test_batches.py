@@ -1,3 +1,8 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -122,3 +127,37 @@ def test_a_batch_size_that_cannot_be_split_is_rejected(batch_size, grad_accum_st
         UserError, match=f"batch_size is {batch_size} and grad_accum_steps is {grad_accum_steps}"
     ):
         batches.check_batch_size(batch_size, grad_accum_steps)
+
+
+def test_an_image_that_cannot_be_read_ends_the_stream_with_its_line():
+    def read(positions):
+        if 7 in positions:
+            raise UserError("'seven.png' is damaged")
+        return [np.zeros((2, 2, 3), np.uint8) for _ in positions]
+
+    split = Split(Lazy(16, read), np.zeros(16, np.int32))
+    stream = batches.stream(split, batch_size=4, seed=0, start=0, stop=4)
+    with pytest.raises(UserError, match=r"'seven\.png' is damaged") as error:
+        list(stream)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_run_that_is_killed(tmp_path):
+    code = (
+        "import os, time\n"
+        "from kdjax.data.batches import _end_with_parent\n"
+        "if os.fork() == 0:\n"
+        "    _end_with_parent()\n"
+        "    open('child', 'w').write(str(os.getpid()))\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) as parent:
+        child = tmp_path / "child"
+        while not (child.exists() and child.read_text()):
+            time.sleep(0.1)
+        parent.kill()
+    until = time.monotonic() + 10
+    while Path(f"/proc/{child.read_text()}").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{child.read_text()}").exists()
