@@ -41,8 +41,8 @@ def base() -> ConfigDict:
     config.profile = ""
     config.data = ConfigDict(
         dict(
-            # digits, tfds:<name>, cifar:<dir>, npz:<file>, folder:<dir>, domains:..., or a reader
-            # of one's own, module:reader. Empty in a run without data.
+            # `digits`, `tfds:<name>`, `cifar:<dir>`, `npz:<file>`, `folder:<dir>`, `domains:...`,
+            # or a reader of one's own, `module:reader`. Empty in a run without data.
             name="digits",
             dir="",
             train_split="train",

@@ -24,6 +24,11 @@ def test_every_key_of_a_config_has_a_description():
     assert not bare, "no comment in configs/common.py beside or above these keys"
 
 
+def test_descriptions_of_keys_are_not_taken_for_html():
+    prose = [re.sub(r"`[^`]*`", "", text) for _, text in generate.described_keys().values()]
+    assert not [text for text in prose if "<" in text]
+
+
 def test_the_configuration_page_shows_every_key():
     page = Path("docs/configuration.md").read_text()
     groups = re.findall(r"^```\{generated\} config_keys ?(\S*)$", page, re.M)
