@@ -21,7 +21,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = [".jupyter_cache", "_build", "jupyter_execute"]
 
 html_theme = "sphinx_book_theme"
 html_title = "kdjax"
@@ -35,6 +35,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "cache"
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True
+nb_merge_streams = True
 nb_execution_excludepatterns = ["results/*"]
 
 # In the docstrings of this project, `x` is code.

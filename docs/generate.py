@@ -71,7 +71,7 @@ def config_files() -> str:
                 for recipe, given in config_arguments(module).items()
             ]
             text = inspect.getdoc(module) or ""
-            sections.append("\n\n".join([f"### `configs/{path.name}`", *shown, text]))
+            sections.append("\n\n".join([f"### {path.name}", *shown, text]))
     return "\n\n".join(sections)
 
 

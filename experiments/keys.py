@@ -83,7 +83,11 @@ RUN: Keys = {
 }  # fmt: skip
 
 DATA: Keys = {
-    "name": Key("digits", Text(), "Of the data set; empty for a run without data."),
+    "name": Key(
+        "digits", Text(),
+        "`digits`, `tfds:NAME`, `cifar:DIR`, `npz:FILE`, `folder:DIR`, `domains:...`, or a reader of "
+        "one's own, `module:reader`; empty in a run without data.",
+    ),
     "dir": Key("", Text(), "Folder in which tfds keeps its data."),
     "train_split": Key("train", Text(), "Of tfds, a split or a slice; of a folder, a subfolder."),
     "test_split": Key("test", Text(), "The same for the test images."),
