@@ -85,8 +85,8 @@ RUN: Keys = {
 DATA: Keys = {
     "name": Key(
         "digits", Text(),
-        "`digits`, `tfds:NAME`, `cifar:DIR`, `npz:FILE`, `folder:DIR`, `domains:...`, or a reader of "
-        "one's own, `module:reader`; empty in a run without data.",
+        "`digits`, `tfds:NAME`, `cifar:DIR`, `npz:FILE`, `folder:DIR`, `domains:...`, or a reader "
+        "of one's own, `module:reader`; empty in a run without data.",
     ),
     "dir": Key("", Text(), "Folder in which tfds keeps its data."),
     "train_split": Key("train", Text(), "Of tfds, a split or a slice; of a folder, a subfolder."),
