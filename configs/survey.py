@@ -8,7 +8,7 @@ deviations): the accuracy of the last network, and the best over all evaluations
 split, which is what the survey prints. Nothing is selected by that.
 
 - `table=1`: alpha in 0.1, 0.4, 0.5, 0.7, 1 by temperature in 1, 5, 10, 15, 20; `cells=printed`
-  leaves out what is not in the table. 150 epochs.
+  leaves out what is not in the table, and `alphas=0.5/1` all other values of alpha. 150 epochs.
 - `table=2`: six teachers. 150 epochs.
 - `table=3`: all methods, 200 epochs; `table=4`: the best of them, 350 epochs. `methods=kd/uda`
   selects some. STL (`uda_unlabelled` in `configs/recipes_survey.py`) takes half of each batch from
@@ -75,7 +75,7 @@ _ALPHA, _TEMPERATURE = 0.5, 5.0
 def get_config(arg: str | None = None) -> ConfigDict:
     args = common.arguments(
         arg, table=3, data="digits", teacher="distiller_resnet26", student="distiller_resnet8",
-        cells="all", methods="", code="code", unlabelled="", split="unlabelled",
+        cells="all", alphas="", methods="", code="code", unlabelled="", split="unlabelled",
         examples=0,
     )  # fmt: skip
     for what, given, allowed in (
@@ -105,9 +105,13 @@ def _last_and_best(phase: str) -> list[str]:
 
 def _grid(config: ConfigDict, args: ConfigDict) -> None:
     """Table 1."""
+    known = {f"{alpha:g}": alpha for alpha in ALPHAS}
+    chosen = args.alphas.split("/") if args.alphas else list(known)
+    if unknown := [text for text in chosen if text not in known]:
+        raise UserError(f"table 1 has no alpha {unknown[0]!r}: choose from {', '.join(known)}")
     config.phases.scratch = common.inherit(config.student, teachers=("teacher",))
     rows = [["", "", "88.14", *_last_and_best("scratch")]]
-    for alpha in ALPHAS:
+    for alpha in (known[text] for text in chosen):
         for temperature in TEMPERATURES:
             printed = _PRINTED.get((alpha, temperature), "")
             if args.cells == "printed" and not printed:

@@ -92,6 +92,15 @@ def test_the_grid_is_twenty_five_cells_by_equation_1():
     assert {p.optimizer.nesterov for p in phases.values()} == {True}
 
 
+def test_the_grid_can_be_cut_into_runs():
+    parts = [survey.get_config(f"table=1,cells=printed,alphas={some}") for some in ("0.1", "0.5/1")]
+    cells = [[name for name in part.phases if name.startswith("alpha")] for part in parts]
+    whole = survey.get_config("table=1,cells=printed").phases
+    assert cells[0] + cells[1] == [name for name in whole if name.startswith("alpha")]
+    with pytest.raises(UserError, match=r"no alpha '0\.2': choose from 0\.1, 0\.4"):
+        survey.get_config("table=1,alphas=0.2")
+
+
 def test_each_epoch_count_and_what_text_and_code_differ_in():
     assert survey.get_config("table=3,data=cifar10").phases.kd.epochs == 200
     assert survey.get_config("table=4,data=cifar10").phases.kd.epochs == 350
