@@ -1,7 +1,10 @@
 """The names of run folders."""
 
+import subprocess
+
 import pytest
 
+import kdjax
 from configs import distill, recipes
 from experiments import run, workdir
 
@@ -28,3 +31,15 @@ def test_another_config_has_another_folder_and_the_same_has_the_same():
 
     assert folder() == folder() == folder(devices=1)
     assert folder(seed=1) != folder()
+
+
+def test_no_git_is_needed(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert workdir.versions()["kdjax"] == kdjax.__version__
+
+
+def test_the_commit_is_not_that_of_the_project_of_a_user(tmp_path, monkeypatch):
+    """Installed, the code may lie in the repository of somebody else."""
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    monkeypatch.setattr(workdir, "__file__", str(tmp_path / "site-packages/experiments/workdir.py"))
+    assert workdir.versions()["kdjax"] == kdjax.__version__
