@@ -61,11 +61,12 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 class Console(rich.console.Console):
-    """Standard output; 160 columns where that is no terminal, for which rich assumes 80."""
+    """Standard output or error; 160 columns where it is no terminal: rich would assume 80."""
 
-    def __init__(self) -> None:
-        """Looks at standard output."""
-        super().__init__(width=None if sys.stdout.isatty() else 160)
+    def __init__(self, *, stderr: bool = False) -> None:
+        """Looks at the stream."""
+        stream = sys.stderr if stderr else sys.stdout
+        super().__init__(stderr=stderr, width=None if stream.isatty() else 160)
 
     def on_broken_pipe(self) -> NoReturn:
         """Raises UserError, where rich would end the process without a word."""

@@ -143,7 +143,8 @@ def _program(plan: Plan, teachers: Sequence[TrainedNetwork]) -> str:
     free = tuple(f"{key}." for key in _FREE)
     kept = {key: value for key, value in described.items() if not f"{key}.".startswith(free)}
     of_teachers = [str(teacher.network.module) for teacher in teachers]
-    return json.dumps([kept, of_teachers, len(plan.members)], default=str, sort_keys=True)
+    terms = list(plan.config.objective)
+    return json.dumps([kept, terms, of_teachers, len(plan.members)], default=str, sort_keys=True)
 
 
 class _NoLogits(TeacherLogits):

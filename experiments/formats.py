@@ -211,6 +211,7 @@ def export(folder: Path, out: Path, names: Sequence[str]) -> list[str]:
         for name, form in chosen.items():
             path = Path(temporary, form.file)
             form.write(classifier, path)
+            path.chmod(0o644)  # As the other files; safetensors are written for the owner alone.
             difference = deviation(classifier, form, path)
             if not difference <= TOLERANCE:
                 raise UserError(

@@ -237,15 +237,23 @@ with open("model.stablehlo", "rb") as file:
     program = export.deserialize(bytearray(file.read()))
 {images}
 logits = jax.jit(program.call)(images)""",
-        "model.safetensors": f"""from safetensors.torch import load_file
+        "model.safetensors": f"""# PyTorch; `model` is {implementation}.
+from safetensors.torch import load_file
 
-model.load_state_dict(load_file("model.safetensors"))  # of {implementation}
-# Or in JAX:
+model.load_state_dict(load_file("model.safetensors"))
+
+# JAX:
+import kdjax
+
 classifier = kdjax.load({_reference(classifier, "model.safetensors")})""",
-        "model.pth": f"""import torch
+        "model.pth": f"""# PyTorch; `model` is {implementation}.
+import torch
 
-model.load_state_dict(torch.load("model.pth"))  # of {implementation}
-# Or in JAX:
+model.load_state_dict(torch.load("model.pth"))
+
+# JAX:
+import kdjax
+
 classifier = kdjax.load({_reference(classifier, "model.pth")})""",
     }
     blocks = [f"`{name}`:\n\n```python\n{code[name]}\n```" for name in code if name in written]

@@ -214,8 +214,6 @@ def _domains(data: "PhaseData") -> "tuple[list[str], dict[str, Images]]":
 
 def _show(result: Mapping[str, Any]) -> None:
     """Prints the paper's tables of the students' run, or the figures, on stderr."""
-    from rich.console import Console
-
     from experiments import report, stored
 
     run = Path(result["students"][0]["network"]).parent
@@ -235,7 +233,7 @@ def _show(result: Mapping[str, Any]) -> None:
         headings = list(dict.fromkeys(name for one in figures for name in one))
         rows = [[str(one.get(name, "")) for name in headings] for one in figures]
         tables = [report.Cells(result["probe"], headings, rows)]
-    report.show_tables(tables, Console(stderr=True))
+    report.show_tables(tables, cli.Console(stderr=True))
 
 
 def _flat(figures: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -213,11 +213,11 @@ def _restore(
     Newer checkpoints are deleted, damaged or not, but only after older ones were restored:
     a config that does not fit must not erase a run.
     """
-    for stored in stores:
-        for step in stored.set_aside:
-            lines.show(f"checkpoint {step} is damaged, and was moved to _damaged", console)
     common = set.intersection(*(set(stored.steps()) for stored in stores))
+    moved = [str(step) for stored in stores for step in stored.set_aside]
     error = None
+    if moved:
+        error = UserError(f"damaged checkpoint {', '.join(moved)} was moved to _damaged")
     for step in sorted(common, reverse=True):
         try:
             restored = [stored.restore(step, like) for stored in stores]

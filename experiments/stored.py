@@ -16,7 +16,10 @@ def config(run: Path) -> dict[str, Any]:
       UserError: if `config.json` is missing or damaged.
     """
     path = run / "config.json"
-    found = files.read_json(path, data=dict, phases=dict, train=dict)
+    return _upgraded(path, files.read_json(path, data=dict, phases=dict, train=dict))
+
+
+def _upgraded(path: Path, found: dict[str, Any]) -> dict[str, Any]:
     try:
         upgraded = legacy.upgrade(found)
         expand(upgraded["phases"])
@@ -36,13 +39,14 @@ def members(config: dict[str, Any]) -> list[Member]:
 
 
 def summary(run: Path) -> dict[str, Any]:
-    """The content of a run's `summary.json`.
+    """The content of a run's `summary.json`, its config with the keys of this version.
 
     Raises:
       UserError: if it is missing or damaged.
     """
     path = run / "summary.json"
     found: dict[str, Any] = files.read_json(path, config=dict, phases=dict)
+    found["config"] = _upgraded(path, found["config"])
     for name, phase in found["phases"].items():
         _check_result(path, f"phases.{name}", phase)
     return found

@@ -108,9 +108,11 @@ def test_files_are_read_as_the_data_of_the_run(classifier, tmp_path):
 
 def test_files_that_cannot_be_read_are_named(classifier, tmp_path):
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(UserError, match=r"cannot read '.*text\.png': cannot identify image file"):
+    with pytest.raises(
+        UserError, match=r"cannot read '.*text\.png' as PNG, .*: cannot identify image file"
+    ):
         classifier.read(tmp_path / "text.png")
-    with pytest.raises(UserError, match=r"cannot read '.*absent\.png': .*No such file"):
+    with pytest.raises(UserError, match=r"cannot read '.*absent\.png' as PNG.*No such file"):
         classifier.read(tmp_path / "absent.png")
     module = models.create("wrn_10_1", num_classes=10, in_channels=2)
     two = colour(network=Network(module, (0.5, 0.5), (0.2, 0.2)))

@@ -66,8 +66,9 @@ def read(folder: Path) -> Run:
         raise UserError(f"{str(folder)!r} is not a run folder, which has a config.json{hint}")
     file = folder / "summary.json"
     finished = file.exists()
-    summary = stored.summary(folder) if finished else {"phases": {}}
-    summary["config"] = stored.config(folder)
+    summary = (
+        stored.summary(folder) if finished else {"phases": {}, "config": stored.config(folder)}
+    )
     run = Run(folder, folder.resolve().name, summary, finished)
     phases = {}
     for member in run.all_members:

@@ -4,6 +4,7 @@ import io
 import re
 
 import pytest
+from ml_collections import ConfigDict
 from rich.console import Console
 from small_run import small_config
 
@@ -56,10 +57,12 @@ def test_phases_that_differ_in_numbers_alone_are_measured_once(tmp_path):
     config.phases.again = config.phases.kd.copy_and_resolve_references()
     config.phases.again.objective.kd.temperature = 2.0
     config.phases.again.optimizer.learning_rate = 0.01
-    config.phases.scratch.batch_size = 64
+    config.phases.other = config.phases.kd.copy_and_resolve_references()
+    config.phases.other.objective = ConfigDict({"kd": {"weight": 1.0}})
     printed = said(config, tmp_path / "run")
     measured = [line.split(":")[0] for line in printed.splitlines() if "a few steps" in line]
-    assert measured == ["teacher", "scratch", "kd"]
+    # The teacher learns as the student from scratch does, but beside no teacher.
+    assert measured == ["teacher", "scratch", "kd", "other"]
 
 
 def test_durations():

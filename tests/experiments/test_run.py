@@ -179,8 +179,7 @@ def test_a_damaged_checkpoint_is_skipped_and_a_run_without_another_is_refused(tm
     (workdir / "teacher/result.json").unlink()
     _damage(workdir / "teacher/checkpoints/6")
     again, printed = execute(config, workdir)
-    assert "corrupt checkpoint 6" in printed
-    assert "resuming from step 4" in printed
+    assert "checkpoint 6 was moved to _damaged: resuming from step 4" in printed
     assert untimed(again["phases"]) == untimed(first["phases"])
 
     (workdir / "summary.json").unlink()
