@@ -153,7 +153,7 @@ def _flag_error(error: BaseException) -> str:
         message = ast.literal_eval(message)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if isinstance(error, (AttributeError, KeyError)):
-        return f"unknown config key {' '.join(lines)}"
+        return f"unknown config key {'; '.join(lines)}"
     if "Traceback (most recent call last):" in message:
         return lines[-1].removeprefix("kdjax.types.UserError: ")
     return " ".join(lines)

@@ -225,6 +225,7 @@ def _run_members(
         if (folder / "result.json").exists():
             progress.record(member, stored.result(folder))
             progress.take(plan, member, workdir)
+            lines.show(f"{member.name} is finished", console)
         elif not progress.left_out(member):
             waiting.append(member)
     while waiting:

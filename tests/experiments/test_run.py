@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,6 +189,32 @@ def test_a_damaged_checkpoint_is_skipped_and_a_run_without_another_is_refused(tm
         _damage(step)
     with pytest.raises(UserError, match="corrupt checkpoint"):
         execute(config, workdir)
+
+
+@pytest.mark.parametrize("garbled", [True, False])
+def test_damaged_checkpoints_are_one_line_on_stderr(finished, tmp_path, garbled):
+    """Orbax reads in the background, and would tell of it after the run has said its line."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    (workdir / "summary.json").unlink()
+    (workdir / "kd/result.json").unlink()
+    for file in (workdir / "kd/checkpoints").rglob("*/state/**/*"):
+        if file.is_file():
+            file.write_bytes(bytes(len(file.read_bytes())) if garbled else b"")
+    script = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from pathlib import Path\n"
+        "from small_run import execute, small_config\n"
+        "from experiments import cli\n"
+        f"main = lambda: execute(small_config(), Path({str(workdir)!r}))\n"
+        "sys.exit(cli.start(main, sys.argv))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: corrupt checkpoint 6 in ")
 
 
 def test_best_selects_on_validation_and_never_on_test(tmp_path):
