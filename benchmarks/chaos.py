@@ -1,0 +1,158 @@
+"""Kills runs at random moments and compares what they end with to the undisturbed run.
+
+    python -m benchmarks.chaos [--kinds=kd,seeds] [--kills=20] [--signals=20] [--seed=0]
+
+For each kind of phase, a small run on the digits is made once without disturbance. Then runs of
+the same config are started, killed after a random time (SIGKILL, or SIGTERM and SIGINT in turn),
+started again and so on until they finish, until there were as many kills and signals as were asked
+for. Every figure of summary.json and every row of every metrics.jsonl must be that of the
+undisturbed run; times are not compared. Prints a table, and ends with status 1 if anything differs.
+"""
+
+import itertools
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+_KINDS = flags.DEFINE_list("kinds", [], "Kinds of phases; all by default.")
+_KILLS = flags.DEFINE_integer("kills", 20, "Times that a run of each kind gets SIGKILL.")
+_SIGNALS = flags.DEFINE_integer("signals", 20, "Times that a run of each kind gets a signal.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
+
+_SMALL = (
+    "--config.train.batch_size=16", "--config.data.train_examples=80", "--config.log_every=2",
+    "--config.train.steps=60", "--config.eval_every=2",
+)  # fmt: skip
+_DISTILL = "--config=configs/distill.py:teacher=resnet8,student=resnet8"
+# The arguments of a run of each kind.
+KINDS: dict[str, tuple[str, ...]] = {
+    "kd": (_DISTILL, *_SMALL),
+    "crd": (f"{_DISTILL},methods=crd+kd", *_SMALL),
+    "ab": (f"{_DISTILL},methods=ab", *_SMALL),
+    "ft": (f"{_DISTILL},methods=ft", *_SMALL),
+    "seeds": (_DISTILL, *_SMALL, "--config.seeds=0,1"),
+    "best": (
+        _DISTILL, *_SMALL, "--config.data.validation=0.2", "--config.train.select=best",
+        "--config.train.ema_decay=0.9",
+    ),
+    "zero_shot": (
+        "--config=configs/zero_shot.py", "--config.teacher.steps=20", "--config.log_every=2",
+        "--config.student.steps=8", "--config.student.batch_size=16",
+    ),
+}  # fmt: skip
+# What differs between equal runs.
+_TIMES = ("seconds", "images_per_second", "eta_seconds", "seconds_of", "command")
+
+
+def start(kind: str, folder: Path) -> subprocess.Popen[str]:
+    """Starts a run, or resumes it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.main", *KINDS[kind], f"--workdir={folder}"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """All figures and rows of a finished run, without times."""
+    summary = json.loads((folder / "summary.json").read_text())["phases"]
+    rows = {
+        name: [json.loads(line) for line in file.read_text().splitlines()]
+        for name in summary
+        if (file := folder / name / "metrics.jsonl").exists()
+    }
+    found: dict[str, Any] = _timeless({"summary": summary, "rows": rows})
+    return found
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _timeless(inner) for key, inner in value.items() if key not in _TIMES}
+    return [_timeless(inner) for inner in value] if isinstance(value, list) else value
+
+
+def disturb(
+    kind: str, folder: Path, numbers: Iterator[signal.Signals], longest: float, rng: random.Random
+) -> int:
+    """Runs a kind to its end in spite of signals; returns how many arrived before it.
+
+    Args:
+      kind: of `KINDS`.
+      folder: of the run.
+      numbers: the signals, of which one is taken for each start; without another, the run is left
+        alone.
+      longest: seconds after which a signal is sent, at most.
+      rng: of the moments.
+
+    Raises:
+      RuntimeError: if a run ends in another way than it should.
+    """
+    arrived = 0
+    while True:
+        number = next(numbers, None)
+        process = start(kind, folder)
+        if number is not None:
+            try:
+                process.wait(timeout=rng.uniform(0, longest))
+            except subprocess.TimeoutExpired:
+                process.send_signal(number)
+                arrived += 1
+        _, errors = process.communicate()
+        if process.returncode == 0:
+            return arrived
+        allowed = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 128 + 15, 128 + 2)
+        if number is None or process.returncode not in allowed:
+            raise RuntimeError(f"{kind} ended with status {process.returncode}: {errors[-500:]}")
+
+
+def main(_: Sequence[str]) -> None:
+    """Prints the table."""
+    chosen = _KINDS.value or list(KINDS)
+    if unknown := [kind for kind in chosen if kind not in KINDS]:
+        sys.exit(f"no kind {unknown[0]!r}: choose from {', '.join(KINDS)}")
+    print(
+        "| kind | SIGKILL | SIGTERM, SIGINT | runs | figures and rows |",
+        "|---|---:|---:|---:|---|",
+        sep="\n",
+    )
+    different = False
+    for kind in chosen:
+        rng = random.Random(f"{kind}{_SEED.value}")
+        with tempfile.TemporaryDirectory() as temporary:
+            undisturbed = Path(temporary, "undisturbed")
+            began = time.perf_counter()
+            _, errors = (process := start(kind, undisturbed)).communicate()
+            if process.returncode:
+                sys.exit(f"{kind} ended with status {process.returncode}: {errors[-500:]}")
+            longest = time.perf_counter() - began
+            expected, runs, equal = figures(undisturbed), 0, 0
+            counts = {}
+            for what, wanted, cycle in (
+                ("kills", _KILLS.value, (signal.SIGKILL,)),
+                ("signals", _SIGNALS.value, (signal.SIGTERM, signal.SIGINT)),
+            ):
+                counts[what] = 0
+                while counts[what] < wanted:
+                    folder = Path(temporary, f"{what}{runs}")
+                    numbers = itertools.islice(itertools.cycle(cycle), wanted - counts[what])
+                    counts[what] += disturb(kind, folder, numbers, longest, rng)
+                    runs += 1
+                    equal += figures(folder) == expected
+        different |= equal < runs
+        verdict = "equal" if equal == runs else f"{runs - equal} runs differ"
+        print(
+            f"| {kind} | {counts['kills']} | {counts['signals']} | {runs} | {verdict} |", flush=True
+        )
+    sys.exit(int(different))
+
+
+if __name__ == "__main__":
+    app.run(main)
