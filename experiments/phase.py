@@ -78,7 +78,8 @@ def run_phase(
         options=plan.config.model_options.to_dict(),
         image_size=plan.data.image_size,
         resize=plan.data.resize,
-        class_names=list(plan.data.class_names),
+        # A network that is loaded for its features may have other classes.
+        class_names=list(plan.data.class_names) if _has_classes_of_data(plan) else [],
     )
     with contextlib.ExitStack() as opened:
         running = _open(plan, members, trained, workdir, described, opened)
@@ -185,6 +186,10 @@ def _combine(
     return Finished(None, result)
 
 
+def _has_classes_of_data(plan: Plan) -> bool:
+    return bool(plan.network.module.num_classes == plan.data.num_classes)
+
+
 def _keeps_best(plan: Plan) -> bool:
     return plan.config.select == "best" and not isinstance(plan.action, Load)
 
@@ -229,7 +234,7 @@ def _finish(
         result["epochs"] = step / plan.action.steps_per_epoch
     terms = LogitTerms(plan.config.objective)
     for name, split in plan.data.splits.items():
-        if plan.network.module.num_classes != plan.data.num_classes:
+        if not _has_classes_of_data(plan):
             # It has features for others to learn from, and no figures of these classes.
             result[name] = {}
             continue

@@ -94,7 +94,8 @@ class _Networks:
         phases: dict[str, list[Compared]] = {}
         elsewhere: dict[str, Prediction] = {}
         for phase, members in expand(self._run.config["phases"]).items():
-            compared = [self._compare(one) for one in members if self._is_trained(one.name)]
+            trained = [one for one in members if self._is_trained(one.name)]
+            compared = [one for one in map(self._compare, trained) if one is not None]
             if not compared:
                 continue
             phases[phase] = compared
@@ -119,8 +120,11 @@ class _Networks:
                 return [str(name) for name in names]
         return [str(i) for i in range(count)]
 
-    def _compare(self, member: Member) -> Compared:
+    def _compare(self, member: Member) -> Compared | None:
+        """A member beside its teachers; None if it has not the classes of the data."""
         trained = self._load(member.name, self._config.phases[member.phase])
+        if trained.network.module.num_classes != self._data.data.num_classes:
+            return None
         if member.phase not in self._evaluators:
             self._evaluators[member.phase] = Evaluator(trained.network, self._size, self._devices)
         logits = self._evaluators[member.phase].logits(trained.variables, self._split)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from small_run import execute, refusal, small_config
 
 from experiments import loaded, plan, run
+from experiments.report import predictions, runs
 from kdjax import models, networks, torch_import
 
 
@@ -94,6 +95,8 @@ def test_a_phase_can_load_a_teacher_of_other_classes_from_a_file(four_classes, f
     summary, printed = execute(config, tmp_path / "run")
     assert "of 10 classes, where the data has 4" in printed
     assert summary["phases"]["teacher"]["test"] == {}
+    assert networks.read_description(tmp_path / "run/teacher")["class_names"] == []
+    assert list(predictions.predict(runs.read(tmp_path / "run")).phases) == ["kd"]
     assert "accuracy" in summary["phases"]["kd"]["test"]
 
 
