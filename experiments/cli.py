@@ -71,8 +71,8 @@ class Console(rich.console.Console):
     def on_broken_pipe(self) -> NoReturn:
         """Raises UserError, where rich would end the process without a word."""
         # Otherwise Python complains when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise UserError("standard output was closed; the same command resumes a run")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+        raise UserError("the output was closed; the same command resumes a run")
 
 
 # Longer messages are cut; a damaged file can make one of megabytes.

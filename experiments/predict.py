@@ -82,12 +82,14 @@ def _table(titles: Sequence[str]) -> "rich.table.Table":
 
 def _add(table: Any, path: Path, found: "Sequence[Sequence[Guess]]") -> None:
     """Adds the rows of an image: its name in the first one, and a network in two columns each."""
+    from rich.markup import escape
+
     rows = max(len(best) for best in found)
     for row in range(rows):
-        cells = [str(path) if row == 0 else ""]
+        cells = [escape(str(path)) if row == 0 else ""]
         for best in found:
             guess = best[row] if row < len(best) else None
-            cells += [guess.name, f"{guess.probability:.2%}"[:-1]] if guess else ["", ""]
+            cells += [escape(guess.name), f"{guess.probability:.2%}"[:-1]] if guess else ["", ""]
         table.add_row(*cells, end_section=row == rows - 1)
 
 

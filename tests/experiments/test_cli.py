@@ -143,7 +143,7 @@ def test_a_closed_output_is_one_line(tmp_path):
         process.stdout.close()
         printed = process.stderr.read()
         assert process.wait() == 2
-    assert printed == "error: standard output was closed; the same command resumes a run\n"
+    assert printed == "error: the output was closed; the same command resumes a run\n"
 
 
 def test_ctrl_c_while_modules_are_imported_is_one_line():
