@@ -23,6 +23,8 @@ from typing import Any
 
 from absl import app, flags
 
+from experiments.log import read_metrics
+
 _KINDS = flags.DEFINE_list("kinds", [], "Kinds of phases; all by default.")
 _KILLS = flags.DEFINE_integer("kills", 20, "Times that a run of each kind gets SIGKILL.")
 _SIGNALS = flags.DEFINE_integer("signals", 20, "Times that a run of each kind gets a signal.")
@@ -64,11 +66,7 @@ def start(kind: str, folder: Path) -> subprocess.Popen[str]:
 def figures(folder: Path) -> dict[str, Any]:
     """All figures and rows of a finished run, without times."""
     summary = json.loads((folder / "summary.json").read_text())["phases"]
-    rows = {
-        name: [json.loads(line) for line in file.read_text().splitlines()]
-        for name in summary
-        if (file := folder / name / "metrics.jsonl").exists()
-    }
+    rows = {name: read_metrics(folder / name / "metrics.jsonl") for name in summary}
     found: dict[str, Any] = _timeless({"summary": summary, "rows": rows})
     return found
 
