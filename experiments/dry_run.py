@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import lines, models, report
+from experiments import lines, models, report, schema
 from experiments import workdir as workdirs
 from experiments.data import PhaseSplit
 from experiments.evaluation import Evaluator, TeacherLogits
@@ -130,18 +130,13 @@ _FREE = (
 
 def _program(plan: Plan, teachers: Sequence[TrainedNetwork]) -> str:
     """Equal for phases whose steps cost the same: numbers of the objective do not count."""
-    described: dict[str, Any] = {}
-
-    def add(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                add(f"{prefix}.{key}" if prefix else key, inner)
-        elif not (prefix.startswith("objective.") and isinstance(value, float)):
-            described[prefix] = value
-
-    add("", plan.config.to_dict())
     free = tuple(f"{key}." for key in _FREE)
-    kept = {key: value for key, value in described.items() if not f"{key}.".startswith(free)}
+    kept = {
+        key: value
+        for key, value in schema.flat(plan.config.to_dict())
+        if not f"{key}.".startswith(free)
+        and not (key.startswith("objective.") and isinstance(value, float))
+    }
     of_teachers = [str(teacher.network.module) for teacher in teachers]
     terms = list(plan.config.objective)
     return json.dumps([kept, terms, of_teachers, len(plan.members)], default=str, sort_keys=True)

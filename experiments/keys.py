@@ -332,12 +332,7 @@ TERM: Keys = {
     "method": Key("", Text(), "Of `kdjax.distillers`, or `package.module:factory`."),
     "on": Key("all", Choice(PARTS), "The images of which it is a mean."),
     "schedule": {
-        "name": SCHEDULE["name"],
-        "warmup": SCHEDULE["warmup"],
-        "boundaries": SCHEDULE["boundaries"],
-        "decay_rate": SCHEDULE["decay_rate"],
-        "unit": SCHEDULE["unit"],
-        "horizon": SCHEDULE["horizon"],
+        **SCHEDULE,
         "num_stairs": Key(0, _COUNT, "Plateaus of a stepwise warm-up; 0 rises evenly."),
     },
 }

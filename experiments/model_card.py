@@ -1,12 +1,13 @@
 """The model card of an exported network, in the form that Hugging Face uses."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments import provenance
 from experiments.provenance import Provenance
+from experiments.schema import flat
 from kdjax import Classifier, networks, references
 
 # Columns of the table of figures: their titles, and the keys of a split's figures.
@@ -159,7 +160,7 @@ def _training(known: Provenance) -> str:
                 _shown(term.get("weight", 1.0)),
                 ", ".join(
                     f"{key} {_shown(value)}"
-                    for key, value in _flat(term)
+                    for key, value in flat(term)
                     if key not in ("weight", "method")
                 ),
             ]
@@ -168,12 +169,12 @@ def _training(known: Provenance) -> str:
         if not phase["adversarial"]:
             parts.append("The objective is the weighted sum of")
             parts.append(_table(["term", "method", "weight", "arguments"], terms))
-        flat = dict(_flat(phase))
-        kept = [key for key in flat if key.startswith("adversarial.")]
-        kept += [key for key in _SETTINGS if flat.get(key)]
+        keys = dict(flat(phase))
+        kept = [key for key in keys if key.startswith("adversarial.")]
+        kept += [key for key in _SETTINGS if keys.get(key)]
         if phase["steps"]:
             kept = [key for key in kept if key != "epochs"]
-        rows = [[f"`{key}`", f"`{_shown(flat[key])}`"] for key in kept]
+        rows = [[f"`{key}`", f"`{_shown(keys[key])}`"] for key in kept]
         rows.append(["`seed`", f"`{known.member.seed}`"])
         parts.append(_table(["key", "value"], rows))
     command = known.summary.get("command")
@@ -269,14 +270,6 @@ def _reference(classifier: Classifier, file: str) -> str:
         f"in_channels={classifier.channels}, mean={network.mean}, std={network.std}, "
         f"image_size={classifier.image_size}{options}"
     )
-
-
-def _flat(group: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in group.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _shown(value: Any) -> str:

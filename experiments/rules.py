@@ -75,7 +75,7 @@ class Whole(Number):
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One of several names; `other` describes what else is allowed, which is checked elsewhere."""
+    """One of several names."""
 
     options: tuple[str, ...]
 

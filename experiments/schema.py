@@ -113,6 +113,15 @@ def _term(path: str, name: str, term: Any) -> Iterator[str]:
             yield line
 
 
+def flat(group: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys of a config, or of a group of one, joined by dots, with their values."""
+    for key, value in group.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
 def base() -> ConfigDict:
     """A config without phases that has every key of a run, with its default."""
     config = ConfigDict(defaults(RUN), sort_keys=False)

@@ -1,5 +1,6 @@
 """What a run folder holds, read and checked: files may be damaged, or of an earlier version."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def _upgraded(path: Path, found: dict[str, Any]) -> dict[str, Any]:
     return upgraded
 
 
-def members(config: dict[str, Any]) -> list[Member]:
+def members(config: Mapping[str, Any]) -> list[Member]:
     """The members of all phases of a run's config, in order."""
     return [member for of in expand(config["phases"]).values() for member in of]
 

@@ -3,9 +3,10 @@
 import ast
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
+
+from experiments.schema import flat
 
 # The folder of kdjax's own configs, beside `experiments` in a checkout and where it is installed.
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -31,19 +32,11 @@ def configs() -> Iterator[tuple[str, str]]:
 
 def keys(config: ConfigDict) -> Iterator[str]:
     """The keys of a config with their values, as flags; those of phases are in `train`."""
-    for key, value in _flat(config.to_dict()):
+    for key, value in flat(config.to_dict()):
         if not key.startswith(("phases.", "report.", "teacher.", "student.")):
             yield f"  --config.{key}={value!r}"
     yield "  teacher, student: the keys of train, for the teacher and for all students"
     yield f"  phases.NAME: the same, for one of {', '.join(config.phases) or 'no phases'}"
-
-
-def _flat(group: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in group.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 # What a config sets for its data.
@@ -63,11 +56,11 @@ def what_stays(config: ConfigDict, overrides: Collection[str]) -> str:
     """
     if "data.name" not in overrides:
         return ""
-    flat = dict(_flat(config.to_dict()))
+    values = dict(flat(config.to_dict()))
     stays = [
-        f"{key}={flat[key]!r}"
+        f"{key}={values[key]!r}"
         for key in _OF_DATA
-        if key not in overrides and (flat[key] or key == "train.augment.flip")
+        if key not in overrides and (values[key] or key == "train.augment.flip")
     ]
     return (
         f"note: data.name={config.data.name} changes the data alone; as the config has it stay "

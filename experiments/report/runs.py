@@ -45,7 +45,7 @@ class Run(NamedTuple):
     @property
     def all_members(self) -> list[Member]:
         """The members of all phases, in order, whether they have a result or not."""
-        return stored.members(dict(self.config))
+        return stored.members(self.config)
 
     def network(self, member: str) -> Mapping[str, Any]:
         """What a member's `network.json` holds; nothing for an ensemble, which has none."""

@@ -111,27 +111,35 @@ def test_a_folder_that_is_not_a_run_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def run_elsewhere(workdir, *lines):
+    """Makes a small run in another process, after the lines of a script."""
+    script = [
+        "import sys; sys.path.insert(0, 'tests')",
+        "from pathlib import Path",
+        "from small_run import execute, small_config",
+        "from experiments import cli",
+        *lines,
+        f"main = lambda: execute(small_config(), Path({str(workdir)!r}))",
+        "sys.exit(cli.start(main, sys.argv))",
+    ]
+    return subprocess.run(
+        [sys.executable, "-c", "\n".join(script)], capture_output=True, text=True, check=False
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_an_interrupted_run_ends_with_the_same_figures(finished, tmp_path, number):
     """Interrupted in its second phase, at a step at which it would not have saved anyway."""
     workdir = tmp_path / "run"
-    script = (
-        "import os, sys; sys.path.insert(0, 'tests')\n"
-        "from small_run import execute, small_config\n"
-        "from experiments import cli\n"
-        "from experiments.log import Bar\n"
-        "advance = Bar.advance\n"
-        "def interrupt(self, step):\n"
-        f"    if self.name == 'scratch' and step == 3: os.kill(os.getpid(), {int(number)})\n"
-        "    advance(self, step)\n"
-        "Bar.advance = interrupt\n"
-        "from pathlib import Path\n"
-        "from absl import flags\n"
-        f"main = lambda: execute(small_config(), Path({str(workdir)!r}))\n"
-        "sys.exit(cli.start(main, sys.argv))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    done = run_elsewhere(
+        workdir,
+        "import os",
+        "from experiments.log import Bar",
+        "advance = Bar.advance",
+        "def interrupt(self, step):",
+        f"    if self.name == 'scratch' and step == 3: os.kill(os.getpid(), {int(number)})",
+        "    advance(self, step)",
+        "Bar.advance = interrupt",
     )
     expected = -signal.SIGKILL if number == signal.SIGKILL else 128 + signal.SIGTERM
     assert done.returncode == expected, done.stderr
@@ -201,17 +209,7 @@ def test_damaged_checkpoints_are_one_line_on_stderr(finished, tmp_path, garbled)
     for file in (workdir / "kd/checkpoints").rglob("*/state/**/*"):
         if file.is_file():
             file.write_bytes(bytes(len(file.read_bytes())) if garbled else b"")
-    script = (
-        "import sys; sys.path.insert(0, 'tests')\n"
-        "from pathlib import Path\n"
-        "from small_run import execute, small_config\n"
-        "from experiments import cli\n"
-        f"main = lambda: execute(small_config(), Path({str(workdir)!r}))\n"
-        "sys.exit(cli.start(main, sys.argv))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
+    done = run_elsewhere(workdir)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: corrupt checkpoint 6 in ")

@@ -1,5 +1,6 @@
 """What a config may say: every key has a range, and a value outside of it is one line."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,6 +9,8 @@ from small_run import refusal, small_config
 
 from configs import common, distill
 from experiments import keys, rules, run, schema
+from experiments.length import Margin
+from experiments.tasks.data_free import Settings
 from kdjax import UserError
 
 
@@ -148,6 +151,15 @@ def test_ranges():
     assert not rules.Whole(0).fits(1.0)
     assert rules.Whole(0).fits(10**30)
     assert str(rules.Number()) == "a finite number"
+
+
+def test_defaults_of_groups_without_fixed_keys_are_those_of_what_reads_them():
+    assert schema.defaults(keys.ADVERSARIAL) == Settings._field_defaults
+    read = {field.name: field.default for field in dataclasses.fields(Margin)}
+    declared = schema.defaults(keys.UNTIL)
+    assert {key: read[key] for key in ("margin", "below")} == {
+        key: declared[key] for key in ("margin", "below")
+    }
 
 
 def test_configs_in_use_are_allowed():
