@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -110,6 +111,8 @@ def start(main: Callable[..., None], argv: Sequence[str], *, arguments: bool = F
       arguments: whether `main` takes what is given beside the flags; it is refused otherwise.
     """
     logging.set_verbosity(logging.ERROR)
+    # An image with an odd tag is read, and a damaged one is an error of its own.
+    warnings.filterwarnings("ignore", module="PIL")
     host.set_up_host()
     app.define_help_flags()
     # Flags may follow what is given beside them.

@@ -5,11 +5,12 @@ The first are of accuracy over a varied value, the others of one figure against 
 
 import io
 import statistics
-import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments import cells
+from experiments.report.measured import Phases
 from kdjax import files
 
 
@@ -29,36 +30,27 @@ class Point(NamedTuple):
     x_deviation: float = 0.0
 
 
-def points(series: Sequence[tuple[Any, Any]], phases: Mapping[str, Any]) -> list[Point]:
+def points(series: Sequence[tuple[Any, Any]], phases: Phases) -> list[Point]:
     """The points of a series, without those that are not measured yet.
 
     Args:
-      series: (x, y), each a number or a format string of the phases.
-      phases: figures by phase; what a format string names has `values`, one per seed.
+      series: (x, y), each a number or a figure, as in `experiments.cells`.
+      phases: figures by phase.
     """
     found = []
     for pair in series:
-        xs, ys = (values(cell, phases) for cell in pair)
+        xs, ys = (cells.values(cell, phases) for cell in pair)
         if xs and ys:
             x, y = statistics.mean(xs), statistics.mean(ys)
             found.append(Point(x, y, _deviation(ys), _deviation(xs)))
     return sorted(found)
 
 
-def values(cell: str | float, phases: Mapping[str, Any]) -> Sequence[float]:
-    """A number, or the figures that a format string such as `{kd[test][accuracy]:.2%}` shows."""
-    if not isinstance(cell, str):
-        return [cell]
-    ((_, field, _, _),) = string.Formatter().parse(cell)
-    found: Sequence[float] = string.Formatter().get_field(str(field), (), phases)[0].values
-    return found
-
-
 def _deviation(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def make(described: Mapping[str, Any], phases: Mapping[str, Any]) -> Any:
+def make(described: Mapping[str, Any], phases: Phases) -> Any:
     """Makes a plot as a matplotlib figure, or None if it has no point of this run yet.
 
     Args:
@@ -94,15 +86,15 @@ def make(described: Mapping[str, Any], phases: Mapping[str, Any]) -> Any:
     return figure
 
 
-def _make_scatter(described: Mapping[str, Any], phases: Mapping[str, Any]) -> Any:
+def _make_scatter(described: Mapping[str, Any], phases: Phases) -> Any:
     """A figure of points with deviations of both figures."""
     from matplotlib import colormaps
 
-    cells: dict[str, tuple[list[Any], list[Any]]] = {}
+    pairs: dict[str, tuple[list[Any], list[Any]]] = {}
     for label, series in described["series"]:
         ours = [pair for pair in series if isinstance(pair[1], str)]
-        cells[label] = ours, [pair for pair in series if pair not in ours]
-    found = {label: tuple(points(one, phases) for one in both) for label, both in cells.items()}
+        pairs[label] = ours, [pair for pair in series if pair not in ours]
+    found = {label: tuple(points(one, phases) for one in both) for label, both in pairs.items()}
     if not any(ours for ours, _ in found.values()):
         return None
     figure, axes = _empty(described["caption"])
@@ -121,7 +113,7 @@ def _make_scatter(described: Mapping[str, Any], phases: Mapping[str, Any]) -> An
                 name = None
     axes.set(xlabel=described["x_label"], ylabel=described["y_label"])
     for i, axis in enumerate((axes.xaxis, axes.yaxis)):
-        if all(pair[i].endswith("%}") for ours, _ in cells.values() for pair in ours):
+        if all(pair[i].endswith("%}") for ours, _ in pairs.values() for pair in ours):
             _show_percent(axis)
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return figure
@@ -145,7 +137,7 @@ def _show_percent(axis: Any) -> None:
     axis.set_major_formatter(PercentFormatter(1.0))
 
 
-def write(described: Mapping[str, Any], phases: Mapping[str, Any], path: Path) -> None:
+def write(described: Mapping[str, Any], phases: Phases, path: Path) -> None:
     """Draws a plot to a file, if it has points of this run; arguments as for `make`."""
     figure = make(described, phases)
     if figure is not None:

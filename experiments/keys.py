@@ -6,6 +6,7 @@ configuration in the documentation is made from these tables.
 
 from typing import Any, NamedTuple
 
+from experiments.cells import Cell, Lines
 from experiments.rules import (
     Choice,
     Flag,
@@ -352,4 +353,26 @@ UNTIL: Keys = {
     "over": Key("", Text(), "One of `compared_with`."),
     "margin": Key(0.0, Number(-1, 1), "Difference in validation accuracy."),
     "below": Key(False, Flag(), "End at a difference of at most `margin`."),
+}
+
+# Of the tables and plots that a run ends in, which `configs.tables` makes.
+TABLE: Keys = {
+    "caption": Key("", Text(), "What it shows."),
+    "columns": Key((), Several(Text()), "Headings."),
+    "rows": Key((), Several(Several(Cell())), "Of cells."),
+    "probe": Key("", Text(), "Of `experiments.properties`, whose figures it shows."),
+}
+SCATTER: Keys = {
+    "caption": TABLE["caption"],
+    "x_label": Key("", Text(), "Of the horizontal axis."),
+    "y_label": Key("", Text(), "Of the vertical axis."),
+    "series": Key((), Lines(), "By label."),
+}
+PLOT: Keys = {
+    "caption": TABLE["caption"],
+    "x_label": SCATTER["x_label"],
+    "x_scale": Key("linear", Choice(("linear", "log", "symlog")), "Of the horizontal axis."),
+    "series": SCATTER["series"],
+    "span": Key((), Several(Number()), "The range that is shaded."),
+    "span_label": Key("", Text(), "What that range is."),
 }

@@ -101,6 +101,7 @@ def upgrade(config: dict[str, Any]) -> dict[str, Any]:
     renamed = any("start_methods" in phase for phase in config["phases"].values())
     if renamed:
         config = _rename(config)
+    config.setdefault("trackers", ["tensorboard"])
     config |= {"data": _filled(config["data"], _ADDED_TO_DATA)}
     added = {"eval_every": config["eval_every"], **_ADDED}
     config |= {name: _filled(config[name], added) for name in _LAYERS if name in config}

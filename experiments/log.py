@@ -155,6 +155,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 row = json.loads(line.decode())
             except (ValueError, RecursionError):
                 continue
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
+            if (
+                isinstance(row, dict)
+                and isinstance(row.get("step"), int)
+                and all(isinstance(value, (int, float)) for value in row.values())
+            ):
                 rows.append(row)
     return rows

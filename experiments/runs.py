@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import cli, report, workdir
+from experiments import cli, lines, report, workdir
 from experiments.log import read_metrics
 from experiments.report.runs import Run, distinct, read
 from kdjax import UserError
@@ -98,6 +98,7 @@ def main(arguments: Sequence[str]) -> int:
         "folders", nargs="*", metavar="FOLDER", default=["runs"],
         help="a folder of runs to list, or two or more runs to compare",
     )  # fmt: skip
+    left_out: list[str] = []
     try:
         folders = [Path(name) for name in parser.parse_args(arguments).folders]
         if missing := [str(path) for path in folders if not path.is_dir()]:
@@ -108,11 +109,25 @@ def main(arguments: Sequence[str]) -> int:
             found = sorted(path.parent for path in folders[0].glob("**/config.json"))
             if not found:
                 raise UserError(f"there are no runs in {str(folders[0])!r}")
-            tables = [listed([read(folder) for folder in found])]
+            tables = [listed(_readable(found, left_out))]
     except UserError as error:
         return cli.fail(str(error))
-    report.show_tables(tables, cli.Console())
+    console = cli.Console()
+    report.show_tables(tables, console)
+    for line in left_out:
+        lines.show(f"left out: {line}", console)
     return 0
+
+
+def _readable(folders: Sequence[Path], left_out: list[str]) -> list[Run]:
+    """The runs in folders; why others cannot be read is added to `left_out`."""
+    found = []
+    for folder in folders:
+        try:
+            found.append(read(folder))
+        except UserError as error:
+            left_out.append(str(error))
+    return found
 
 
 if __name__ == "__main__":

@@ -13,11 +13,15 @@ from experiments.keys import (
     EVALUATION,
     NOT_NEGATIVE,
     PHASE,
+    PLOT,
     POSITIVE,
     RUN,
+    SCATTER,
     SHARE,
+    TABLE,
     TERM,
     UNTIL,
+    Key,
     Keys,
 )
 from experiments.rules import Anything, Number, Rule, Whole, like, problem
@@ -58,6 +62,33 @@ def check(config: Mapping[str, Any]) -> None:
         raise UserError(line)
 
 
+def check_complete(config: Mapping[str, Any]) -> None:
+    """Checks that a config that was stored has every key, and allowed values.
+
+    Raises:
+      UserError: names the first key that is missing, or whose value is not allowed.
+    """
+    layers = [(f"{name}.", config[name]) for name in ("train", "teacher", "student")]
+    phases = [(f"phases.{name}.", phase) for name, phase in config["phases"].items()]
+    for prefix, keys, given in (
+        ("", RUN | {"report": Key({}, None, "")}, config),
+        ("data.", DATA, config["data"]),
+        ("evaluation.", EVALUATION, config["evaluation"]),
+        *((prefix, PHASE, phase) for prefix, phase in layers + phases),
+    ):
+        for line in _missing(prefix, keys, given):
+            raise UserError(line)
+    check(config)
+
+
+def _missing(prefix: str, keys: Keys, given: Any) -> Iterator[str]:
+    for name, key in keys.items():
+        if not isinstance(given, Mapping) or name not in given:
+            yield f"{prefix}{name} is missing"
+        elif isinstance(key, dict):
+            yield from _missing(f"{prefix}{name}.", key, given[name])
+
+
 def _problems(config: Mapping[str, Any]) -> Iterator[str]:
     yield from _group("", RUN, config)
     yield from _group("data", DATA, config["data"])
@@ -66,6 +97,20 @@ def _problems(config: Mapping[str, Any]) -> Iterator[str]:
         yield from _phase(layer, config[layer])
     for name, phase in config["phases"].items():
         yield from _phase(f"phases.{name}", phase)
+    for name, one in config.get("report", {}).items():
+        yield from _entry(f"report.{name}", one)
+
+
+def _entry(path: str, one: Any) -> Iterator[str]:
+    """The problems of a table, or of a plot, which has lines or points."""
+    keys = TABLE
+    if isinstance(one, Mapping) and "series" in one:
+        keys = SCATTER if "y_label" in one else PLOT
+    yield from _group(path, keys, one)
+    needed = {name: key for name, key in keys.items() if name != "probe"}
+    yield from _missing(f"{path}.", needed, one)
+    if keys is TABLE and any(len(row) != len(one["columns"]) for row in one["rows"]):
+        yield f"{path}.rows has a row of another length than its columns"
 
 
 def _phase(prefix: str, phase: Mapping[str, Any]) -> Iterator[str]:

@@ -1,11 +1,12 @@
 """What a run folder holds, read and checked: files may be damaged, or of an earlier version."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import legacy
+from experiments import legacy, schema
 from experiments.members import Member, expand
+from experiments.rules import Number
 from kdjax import files
 from kdjax.types import UserError, first_line
 
@@ -23,9 +24,10 @@ def config(run: Path) -> dict[str, Any]:
 def _upgraded(path: Path, found: dict[str, Any]) -> dict[str, Any]:
     try:
         upgraded = legacy.upgrade(found)
+        schema.check_complete(upgraded)
         expand(upgraded["phases"])
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{str(path)!r} is not the config of a run: {error}") from None
     except Exception as error:
         # A config of another shape can fail in any way.
         raise UserError(
@@ -67,16 +69,33 @@ def result(folder: Path) -> dict[str, Any]:
 
 def _check_result(path: Path, where: str, found: Any) -> None:
     """Checks that a member's figures have the shape that tables expect."""
-    problem = ""
-    if not isinstance(found, dict):
-        problem = "is no object"
-    elif not isinstance(found.get("model"), str):
-        problem = "has no model"
-    elif any(
-        not isinstance(found.get(key), (int, float)) for key in ("parameters", "steps", "seconds")
-    ):
-        problem = "lacks parameters, steps or seconds"
-    elif any(not isinstance(found.get(key, {}), dict) for key in ("test", "train", "validation")):
-        problem = "has figures of a split that are no object"
-    if problem:
+    for problem in _problems(found):
         raise UserError(f"{str(path)!r} is damaged: {where} {problem}")
+
+
+# What is no figure among the results of a member.
+_WORDS = ("phase", "model", "ended")
+# What holds figures, none of which need be there.
+_GROUPS = ("test", "train", "validation", "seconds_of")
+
+
+def _problems(found: Any) -> Iterator[str]:
+    if not isinstance(found, dict):
+        yield "is no object"
+        return
+    if not isinstance(found.get("model"), str):
+        yield "has no model"
+    if lacking := [key for key in ("parameters", "steps", "seconds") if found.get(key) is None]:
+        yield f"has no {lacking[0]}"
+    for key, value in found.items():
+        if key in _GROUPS:
+            fits = isinstance(value, dict) and all(map(_is_figure, value.values()))
+        else:
+            fits = isinstance(value, str) if key in _WORDS else _is_figure(value)
+        if not fits:
+            yield f"has no figures as its {key}"
+
+
+def _is_figure(value: Any) -> bool:
+    """Whether a value is a number, or null, which stands for one that is not finite."""
+    return value is None or Number(-(2.0**63), 2.0**63).fits(value)

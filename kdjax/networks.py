@@ -14,6 +14,8 @@ from kdjax.types import Network, UserError, Variables, first_line
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".safetensors")
+# Classes, channels, and pixels of a side: far more than any, and few enough for their products.
+_MOST = 2**16
 
 
 class TrainedNetwork(NamedTuple):
@@ -186,7 +188,22 @@ def read_description(folder: Path) -> dict[str, Any]:
         folder / "network.json", model=str, num_classes=int, in_channels=int, mean=list, std=list,
         options=dict, image_size=int,
     )  # fmt: skip
+    problem, names = "", described.get("class_names", [])
+    if not all(
+        1 <= described[key] <= _MOST for key in ("num_classes", "in_channels", "image_size")
+    ):
+        problem = f"num_classes, in_channels and image_size are between 1 and {_MOST:,}"
+    elif not all(_is_finite(one) for key in ("mean", "std") for one in described[key]):
+        problem = "mean and std hold numbers"
+    elif not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        problem = "class_names holds strings"
+    if problem:
+        raise UserError(f"{str(folder / 'network.json')!r} is damaged: {problem}")
     return described
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < math.inf
 
 
 def _load_phase(folder: Path, dtype: str, **given: Any) -> TrainedNetwork:

@@ -28,12 +28,23 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH")))
 )
 
+import hypothesis
 import jax
 
 from kdjax import host
 
 host.avoid_wrong_sums()
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# The same cases every time, few of them; `--hypothesis-profile=long` tries many.
+_FUZZ = {
+    "derandomize": True,
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": list(hypothesis.HealthCheck),
+}
+hypothesis.settings.register_profile("short", max_examples=60, **_FUZZ)
+hypothesis.settings.register_profile("long", max_examples=3000, **_FUZZ)
+hypothesis.settings.load_profile("short")
 # In bytes. A compiled program takes about a megabyte, and JAX keeps them all.
 MEMORY = 1_300_000_000
 

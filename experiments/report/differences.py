@@ -2,11 +2,10 @@
 
 import re
 import statistics
-import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import figures
+from experiments import cells
 from experiments.report.measured import Phases
 from experiments.report.tables import Cells
 
@@ -39,7 +38,7 @@ def printed(text: str) -> float | None:
 
 def _filled(described: Mapping[str, Any], phases: Phases) -> Cells:
     headings, templates = list(described["columns"]), [list(row) for row in described["rows"]]
-    rows = [[cell.format_map(phases) for cell in row] for row in templates]
+    rows = [[cells.fill(cell, phases) for cell in row] for row in templates]
     for paper, ours in reversed(_pairs(headings, templates)):
         differences = _differences(
             [row[paper] for row in templates], [row[ours] for row in templates], phases
@@ -55,7 +54,7 @@ def _filled(described: Mapping[str, Any], phases: Phases) -> Cells:
 
 def _pairs(headings: Sequence[str], templates: Sequence[Sequence[str]]) -> list[tuple[int, int]]:
     """Columns of a paper's numbers with the column of ours for each, in the order of ours."""
-    ours = [any(map(_is_measured, column)) for column in zip(*templates, strict=True)]
+    ours = [any(map(cells.is_figure, column)) for column in zip(*templates, strict=True)]
     theirs = [
         not mine and any(printed(cell) is not None for cell in column)
         for mine, column in zip(ours, zip(*templates, strict=True), strict=True)
@@ -92,7 +91,7 @@ def _with_rows(
     result = [rows[0]] if rows else []
     for above, template, row in zip(templates, templates[1:], rows[1:], strict=False):
         result.append(row)
-        if template[0] == "here" and not any(map(_is_measured, above)):
+        if template[0] == "here" and not any(map(cells.is_figure, above)):
             differences = _differences(above[1:], template[1:], phases)
             if any(differences):
                 result.append([f"here {_MINUS} {above[0]}", *differences])
@@ -112,9 +111,9 @@ def _differences(paper: Sequence[str], ours: Sequence[str], phases: Phases) -> l
 
 
 def _difference(number: float, cell: str, percent: bool, phases: Phases) -> str:
-    if not _is_measured(cell) or "[parameters]" in cell:
+    if not cells.is_figure(cell) or "[parameters]" in cell:
         return ""
-    values = figures.values(cell, phases)
+    values = cells.values(cell, phases)
     form = re.search(r":\.(\d+)[f%]\}$", cell)
     if not values or not form:
         return ""
@@ -126,11 +125,3 @@ def _difference(number: float, cell: str, percent: bool, phases: Phases) -> str:
     else:
         return ""
     return f"{difference:+.{form[1]}f}".replace("-", _MINUS)
-
-
-def _is_measured(cell: str) -> bool:
-    """Whether a cell is one figure of this run and nothing else."""
-    if not cell.startswith("{"):
-        return False
-    parts = list(string.Formatter().parse(cell))
-    return len(parts) == 1 and not parts[0][0]

@@ -46,7 +46,17 @@ class Figures:
     def __getitem__(self, key: str) -> "Figures":
         if key in _COMPLEMENTS:
             return Figures([1 - value for value in self[_COMPLEMENTS[key]].values])
-        return Figures([value[key] for value in self.values if key in value])
+        return Figures(
+            [
+                value[key]
+                for value in self.values
+                if isinstance(value, Mapping) and value.get(key) is not None
+            ]
+        )
+
+    def numbers(self) -> "Figures":
+        """Without values that are no numbers, such as names or groups of figures."""
+        return Figures([value for value in self.values if isinstance(value, (int, float))])
 
     def __format__(self, form: str) -> str:
         if not self.values:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from experiments.cells import fill
 from experiments.report.measured import Figures, Phases, measured
 
 _FIGURES = (
@@ -82,7 +83,7 @@ def _filled(report: Mapping[str, Any], phases: Phases, probe: str | None = None)
         Cells(
             one["caption"],
             one["columns"],
-            [[cell.format_map(phases) for cell in row] for row in one["rows"]],
+            [[fill(cell, phases) for cell in row] for row in one["rows"]],
         )
         for one in report.values()
         if "rows" in one and one.get("probe") == probe

@@ -9,7 +9,6 @@ else. No name in it is ever imported, so it cannot run code.
 import io
 import math
 import pickle
-import pickletools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from kdjax.pickles import check_size
 from kdjax.types import UserError
 
 # Keys under which training programs store the state dict, most specific first.
@@ -31,9 +31,6 @@ _WRAPPERS = (
     "network",
     "student",
 )
-# Values that a pickle may hold, those counted again that it refers to again. A state dict has some
-# twenty for each of its tensors.
-_VALUES = 10**6
 # Elements that a view with a stride of 0 may have beyond those of its storage.
 _EXPANDED = 2**20
 # Dicts in dicts down to the state dict, at most.
@@ -209,36 +206,6 @@ _GLOBALS: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-def _check_size(file: BinaryIO) -> None:
-    """Raises UserError if the next pickle holds too much, which it can in a few bytes.
-
-    A tuple of two equal tuples of two equal tuples, and so on, has a hash and a text that take for
-    ever. The file stays at the beginning of the pickle.
-    """
-    start, mark = file.tell(), -1
-    stack: list[int] = []
-    memo: dict[Any, int] = {}
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            memo[len(memo) if argument is None else argument] = stack[-1]
-        elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
-        else:
-            taken = list(opcode.stack_before)
-            size = 1
-            if pickletools.stackslice in taken:
-                while stack[-1] != mark:
-                    size += stack.pop()
-                stack.pop()
-                taken = taken[: taken.index(pickletools.markobject)]
-            for _ in taken:
-                size += stack.pop()
-            if size > _VALUES:
-                raise UserError(f"it holds more than {_VALUES:,} values")
-            stack += [mark if one is pickletools.markobject else size for one in opcode.stack_after]
-    file.seek(start)
-
-
 class _Unpickler(pickle.Unpickler):
     """Unpickles the tensors of a PyTorch file without importing anything it names.
 
@@ -249,7 +216,7 @@ class _Unpickler(pickle.Unpickler):
 
     def __init__(self, file: BinaryIO, limit: int):
         """Takes the file, and the bytes that it has: its storages cannot have more."""
-        _check_size(file)
+        check_size(file)
         super().__init__(file)
         self.storages: dict[str, _Storage] = {}
         self._left = limit

@@ -6,6 +6,7 @@ import pytest
 from configs import common
 from configs.tables import add_figure, add_scatter, measured
 from experiments import figures, report
+from experiments.report.measured import Figures, Phases
 
 FIGURES = {"model": "m", "parameters": 1, "steps": 1, "seconds": 1.0, "images_per_second": 1.0}
 SERIES = {
@@ -27,18 +28,18 @@ def _summary(accuracies, **options):
     return {"config": config.to_dict(), "phases": phases}
 
 
-class _Cells:
-    """A phase's figure, as `experiments.report` has it."""
-
-    def __init__(self, *values):
-        self.values = values
-
-    def __getitem__(self, key):
-        return self
+def _measured(**accuracies):
+    """What was measured in phases, by the accuracies of their seeds."""
+    return Phases(
+        {
+            name: Figures([{"test": {"accuracy": one}} for one in values])
+            for name, values in accuracies.items()
+        }
+    )
 
 
 def test_points_are_means_and_deviations_in_order_of_the_varied_value():
-    phases = {"zero": _Cells(0.25), "ten": _Cells(0.5, 0.75), "one": _Cells()}
+    phases = _measured(zero=[0.25], ten=[0.5, 0.75], one=[])
     assert figures.points(list(SERIES["here"].items()), phases) == [
         (0.0, 0.25, 0.0, 0.0),
         (10.0, 0.625, pytest.approx(0.1767767), 0.0),
@@ -50,7 +51,7 @@ def test_a_run_draws_its_points_with_error_bars_beside_the_printed_ones_and_the_
     summary = _summary({"zero": [0.2, 0.4], "ten": [0.6, 0.6]}, span=(0.5, 2.0), span_label="best")
     report.write(summary, tmp_path)
     assert (tmp_path / "beta.png").read_bytes().startswith(b"\x89PNG")
-    phases = {"zero": _Cells(0.2, 0.4), "ten": _Cells(0.6, 0.6), "one": _Cells()}
+    phases = _measured(zero=[0.2, 0.4], ten=[0.6, 0.6], one=[])
     (axes,) = figures.make(summary["config"]["report"]["beta"], phases).axes
     ours, printed = axes.containers
     assert [bars.get_label() for bars in (ours, printed)] == ["here", "a paper"]
@@ -111,7 +112,7 @@ def test_a_scatter_has_deviations_of_both_figures_and_a_papers_points_as_crosses
 def test_a_scatter_without_points_of_this_run_is_not_drawn_and_halves_of_points_are_refused():
     config = common.base()
     add_scatter(config, "points", caption="c", x_label="x", y_label="y", series=POINTS)
-    nothing = {"mixup": _Cells(), "none": _Cells()}
+    nothing = _measured(mixup=[], none=[])
     assert figures.make(config.to_dict()["report"]["points"], nothing) is None
     with pytest.raises(ValueError, match=r"mixup: .* is half a point"):
         add_scatter(

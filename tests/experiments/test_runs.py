@@ -73,3 +73,12 @@ def test_the_command_prints_a_table(folder, capsys):
     printed = capsys.readouterr().out
     assert "finished" in printed
     assert "scratch, step 6" in printed
+
+
+def test_a_damaged_run_is_named_below_the_others(folder, capsys):
+    (folder / "second" / "config.json").write_text("[]")
+    assert runs.main([str(folder)]) == 0
+    printed = "".join(capsys.readouterr().out.split())
+    assert str(folder / "first") in printed
+    expected = f"left out: {str(folder / 'second' / 'config.json')!r} is damaged: it holds no object"
+    assert "".join(expected.split()) in printed

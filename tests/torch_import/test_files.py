@@ -1,11 +1,8 @@
 """Reading files, including damaged and malicious ones."""
 
-import io
 import json
 import os
 import pickle
-import sys
-import types
 import zipfile
 from collections import OrderedDict
 
@@ -13,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from torch_files import Storage, Tensor, tensor, tensors, written
 
 from kdjax import UserError, torch_import
 
@@ -20,84 +18,13 @@ WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
 STATE_DICT = {"fc.weight": WEIGHT, "fc.bias": np.ones(3, np.float32)}
 
 
-class Storage:
-    def __init__(self, values, size=None):
-        self.values = np.ravel(values)
-        self.size = self.values.size if size is None else size
-
-
-class Tensor:
-    """An array as PyTorch pickles it, a view of a storage."""
-
-    def __init__(self, storage, offset, shape, strides):
-        self.view = (storage, offset, shape, strides)
-
-    def __reduce__(self):
-        rebuild = sys.modules["torch._utils"]._rebuild_tensor_v2
-        return rebuild, (*self.view, False, OrderedDict())
-
-
-def tensor(array):
-    array = np.ascontiguousarray(array)
-    strides = tuple(stride // array.itemsize for stride in array.strides)
-    return Tensor(Storage(array), 0, array.shape, strides)
-
-
-def tensors(state_dict):
-    return OrderedDict((key, tensor(value)) for key, value in state_dict.items())
-
-
 @pytest.fixture(params=["zip", "legacy"])
-def write(request, tmp_path, monkeypatch):
+def write(request, tmp_path):
     """`write(content)` returns the path of a file such as `torch.save(content)` writes."""
-    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
-    for kind in ("FloatStorage", "LongStorage", "BFloat16Storage"):
-        setattr(torch, kind, type(kind, (), {"__module__": "torch"}))
-
-    def _rebuild_tensor_v2():
-        raise NotImplementedError
-
-    _rebuild_tensor_v2.__module__ = "torch._utils"
-    _rebuild_tensor_v2.__qualname__ = "_rebuild_tensor_v2"
-    utils._rebuild_tensor_v2 = _rebuild_tensor_v2
-    monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setitem(sys.modules, "torch._utils", utils)
-    kinds = {
-        "float32": torch.FloatStorage,
-        "int64": torch.LongStorage,
-        "bfloat16": torch.BFloat16Storage,
-    }
 
     def write(content, little_endian=True):
-        storages = []
-
-        class Pickler(pickle.Pickler):
-            def persistent_id(self, thing):
-                if not isinstance(thing, Storage):
-                    return None
-                if thing not in storages:
-                    storages.append(thing)
-                key = str(storages.index(thing))
-                pid = ("storage", kinds[thing.values.dtype.name], key, "cuda:0", thing.size)
-                return (*pid, None) if request.param == "legacy" else pid
-
-        file = io.BytesIO()
-        Pickler(file, protocol=2).dump(content)
         path = tmp_path / "file.pth"
-        if request.param == "zip":
-            with zipfile.ZipFile(path, "w") as archive:
-                archive.writestr("any/data.pkl", file.getvalue())
-                archive.writestr("any/byteorder", b"little" if little_endian else b"big")
-                for number, storage in enumerate(storages):
-                    archive.writestr(f"any/data/{number}", storage.values.tobytes())
-            return path
-        head = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": little_endian})
-        parts = [pickle.dumps(part, protocol=2) for part in head]
-        parts += [file.getvalue(), pickle.dumps([str(n) for n in range(len(storages))], protocol=2)]
-        for storage in storages:
-            size = storage.size if isinstance(storage.size, int) else storage.values.size
-            parts += [np.int64(size).tobytes(), storage.values.tobytes()]
-        path.write_bytes(b"".join(parts))
+        path.write_bytes(written(content, request.param, little_endian))
         return path
 
     return write

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kdjax.data.sources.base import Classes, SourceOptions, Split, from_arrays
+from kdjax.pickles import check_size
 from kdjax.types import UserError, first_line
 
 
@@ -51,10 +52,7 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
         )
     folder, layout = found[0]
     parts = [_read(folder / name, layout.labels) for name in (*layout.train, layout.test)]
-    file, key = layout.names
-    names = (
-        [str(name) for name in _unpickle(folder / file)[key]] if (folder / file).exists() else []
-    )
+    names = _read_names(folder, *layout.names)
     images, labels = (np.concatenate(x) for x in zip(*parts[:-1], strict=True))
     try:
         return from_arrays(images, labels, *parts[-1], options, classes=names or 0)
@@ -76,9 +74,23 @@ def _read(path: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
     return pixels.reshape(-1, *_IMAGE).transpose(0, 2, 3, 1), labels
 
 
+def _read_names(folder: Path, file: str, key: str) -> list[str]:
+    """The names of the classes; none if the file is not there."""
+    path = folder / file
+    if not path.exists():
+        return []
+    content = _unpickle(path)
+    names = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{str(path)!r} holds no list of strings named {key}")
+    return names
+
+
 def _unpickle(path: Path) -> Any:
     try:
-        return _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        file = io.BytesIO(path.read_bytes())
+        check_size(file)
+        return _Unpickler(file, encoding="latin1").load()
     except Exception as error:
         # A damaged pickle fails in many ways.
         raise UserError(f"cannot read {str(path)!r}: {first_line(error)}") from None

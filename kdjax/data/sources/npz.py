@@ -24,6 +24,9 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
                     f"{file!r} lacks {', '.join(missing)}: it must hold {', '.join(_KEYS)}"
                 )
             arrays = {key: stored[key] for key in _KEYS}
+            # NumPy returns the bytes of a member that is not in its format.
+            if damaged := [key for key, array in arrays.items() if isinstance(array, bytes)]:
+                raise UserError(f"{file!r} is damaged: {damaged[0]} is no array")
             names = [str(name) for name in stored[_NAMES]] if _NAMES in stored else []
     except UserError:
         raise
