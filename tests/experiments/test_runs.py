@@ -80,5 +80,7 @@ def test_a_damaged_run_is_named_below_the_others(folder, capsys):
     assert runs.main([str(folder)]) == 0
     printed = "".join(capsys.readouterr().out.split())
     assert str(folder / "first") in printed
-    expected = f"left out: {str(folder / 'second' / 'config.json')!r} is damaged: it holds no object"
+    expected = (
+        f"left out: {str(folder / 'second' / 'config.json')!r} is damaged: it holds no object"
+    )
     assert "".join(expected.split()) in printed
