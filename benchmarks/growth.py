@@ -33,7 +33,7 @@ def _size(folder: Path) -> int:
 def _status(process: int) -> dict[str, int]:
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     values = dict(line.split(":", 1) for line in lines)
-    return {key: int(values[key].split()[0]) for key in ("VmRSS", "RssAnon", "Threads")}
+    return {key: int(values[key].split()[0]) for key in ("RssAnon", "Threads")}
 
 
 def main(_: Sequence[str]) -> None:

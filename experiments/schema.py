@@ -97,7 +97,9 @@ def _problems(config: Mapping[str, Any]) -> Iterator[str]:
         yield from _phase(layer, config[layer])
     for name, phase in config["phases"].items():
         yield from _phase(f"phases.{name}", phase)
-    for name, one in config.get("report", {}).items():
+    report = config.get("report", {})
+    yield from _group("report", {}, report)
+    for name, one in report.items():
         yield from _entry(f"report.{name}", one)
 
 
