@@ -43,6 +43,15 @@ def small_config(**changes) -> ConfigDict:
     return config
 
 
+def declared(table, prefix=()):
+    """The keys of a table of `experiments.keys` that have a rule: paths, and the rules."""
+    for name, key in table.items():
+        if isinstance(key, dict):
+            yield from declared(key, (*prefix, name))
+        elif key.rule is not None:
+            yield (*prefix, name), key.rule
+
+
 def refusal(config, workdir) -> str:
     """The one line with which a config is refused, before anything is written."""
     with pytest.raises(UserError) as error:

@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from small_run import small_config
+from small_run import declared, small_config
 
 from experiments import keys, plan, run
 from kdjax import UserError
@@ -17,18 +17,11 @@ VALUES = (
 )  # fmt: skip
 
 
-def declared(table, prefix):
-    for name, key in table.items():
-        if isinstance(key, dict):
-            yield from declared(key, f"{prefix}{name}.")
-        elif key.rule is not None:
-            yield f"{prefix}{name}"
-
-
-KEYS = [
-    *declared(keys.RUN, ""), *declared(keys.DATA, "data."),
-    *declared(keys.EVALUATION, "evaluation."), *declared(keys.PHASE, "phases.kd."),
-]  # fmt: skip
+TABLES = {
+    (): keys.RUN, ("data",): keys.DATA, ("evaluation",): keys.EVALUATION,
+    ("phases", "kd"): keys.PHASE,
+}  # fmt: skip
+KEYS = [".".join(path) for prefix, table in TABLES.items() for path, _ in declared(table, prefix)]
 CASES = list(itertools.product(KEYS, VALUES))
 # A test of every case takes minutes.
 CHOSEN = random.Random(0).sample(CASES, 150)

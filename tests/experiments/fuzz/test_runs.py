@@ -7,7 +7,7 @@ import shutil
 from damage import read_or_refused
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from small_run import execute, small_config
+from small_run import declared, execute, small_config
 
 from experiments import keys, plan, rules, run, schema
 from kdjax import distillers
@@ -34,19 +34,11 @@ def allowed(rule):
     return st.sampled_from(WORDS)
 
 
-def declared(table, prefix=()):
-    for name, key in table.items():
-        if isinstance(key, dict):
-            yield from declared(key, (*prefix, name))
-        elif key.rule is not None:
-            yield (*prefix, name), key.rule
-
-
 KEYS = [
-    *(([*path], rule) for path, rule in declared(keys.RUN) if path[0] not in ("debug", "devices")),
-    *((["data", *path], rule) for path, rule in declared(keys.DATA) if path[0] != "name"),
-    *((["phases", "kd", *path], rule) for path, rule in declared(keys.PHASE)),
-    *((["phases", "teacher", *path], rule) for path, rule in declared(keys.PHASE)),
+    *((path, rule) for path, rule in declared(keys.RUN) if path[0] not in ("debug", "devices")),
+    *((path, rule) for path, rule in declared(keys.DATA, ("data",)) if path[1] != "name"),
+    *declared(keys.PHASE, ("phases", "kd")),
+    *declared(keys.PHASE, ("phases", "teacher")),
 ]
 TERM = [
     (path, rule) for path, rule in declared(keys.TERM) if path[0] in ("weight", "on", "schedule")
