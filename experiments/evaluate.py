@@ -7,8 +7,9 @@ Prints one JSON object: the metrics of each network and, for two, their `agreeme
 `agreement_top5` (b's class is among the five best of a) and `kl`, which is KL(b || a) in nats:
 b is the reference.
 
-A network whose model is the user's own (`module:name`) needs that module on the path:
-in the working directory, in PYTHONPATH, or in `--import_from=DIR`.
+A run folder may name a model or data of one's own (`module:name`), which are code. Its module is
+imported with `--trust=module`, from the path (the working directory and PYTHONPATH are on it) or
+from `--import_from=DIR`.
 """
 
 import ast
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, own_code
 from kdjax import parallel
 from kdjax.types import UserError
 
@@ -38,7 +39,6 @@ _STD = flags.DEFINE_list(
 _MODEL_OPTIONS = flags.DEFINE_string(
     "model_options", "{}", "Attributes of a PyTorch file's model, such as \"{'stem': 'imagenet'}\"."
 )
-_IMPORT_FROM = flags.DEFINE_string("import_from", "", "Folder with modules of one's own.")
 
 if TYPE_CHECKING:
     from experiments.data import PhaseData
@@ -62,9 +62,9 @@ def load_data(reference: str) -> "tuple[PhaseData, str, str]":
     from experiments import data as datasets
     from experiments import stored
     from kdjax import networks
+    from kdjax.data import sources
 
-    if _IMPORT_FROM.value:
-        sys.path.append(_IMPORT_FROM.value)
+    own_code.allow()
     described: dict[str, Any] = {}
     options: dict[str, Any]
     folder = Path(reference)
@@ -77,6 +77,7 @@ def load_data(reference: str) -> "tuple[PhaseData, str, str]":
         config = stored.config(folder.parent)
         # A run without data may still have been evaluated on some.
         options = config["data"] if config["data"]["name"] else config["evaluation"]
+        sources.check_trusted(options["name"])
         options["dir"] = DATA_DIR.value or options["dir"]
         if not options["name"]:
             raise UserError(f"the run of {reference} has no data: set --data")

@@ -16,8 +16,9 @@ Without `--formats` all are written whose packages are installed. The last two t
 again and compared with the network on random images; if logits deviate by more than 1e-5 of the
 largest one, nothing is written.
 
-A network whose model is the user's own (`module:name`) needs that module on the path:
-in the working directory, in PYTHONPATH, or in `--import_from=DIR`.
+A run folder may name a model or data of one's own (`module:name`), which are code. Its module is
+imported with `--trust=module`, from the path (the working directory and PYTHONPATH are on it) or
+from `--import_from=DIR`.
 """
 
 import sys
@@ -25,13 +26,12 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, own_code
 from kdjax.types import UserError
 
 _NETWORK = flags.DEFINE_string("network", "", "RUN/PHASE, the folder of a phase.")
 _OUT = flags.DEFINE_string("out", "", "Folder to write to.")
 _FORMATS = flags.DEFINE_list("formats", [], "pytorch, safetensors, stablehlo, onnx.")
-_IMPORT_FROM = flags.DEFINE_string("import_from", "", "Folder with modules of one's own.")
 
 
 def main() -> None:
@@ -41,8 +41,7 @@ def main() -> None:
     if not _NETWORK.value or not _OUT.value:
         missing = "--out" if _NETWORK.value else "--network"
         raise UserError(f"{missing} is missing: give --network=RUN/PHASE --out=DIR")
-    if _IMPORT_FROM.value:
-        sys.path.append(_IMPORT_FROM.value)
+    own_code.allow()
     for line in formats.export(Path(_NETWORK.value), Path(_OUT.value), _FORMATS.value):
         print(line)
     if not _FORMATS.value:

@@ -6,7 +6,8 @@
 The same command resumes a run that was interrupted. With `--dry_run`, the phases are listed with
 their parameters, multiply-adds, steps and an estimate of their time, and nothing is written.
 A config may lie anywhere, and `configs/NAME.py` is that of kdjax where there is no such file;
-methods, models and data sets in modules beside it can be named as `module:name`.
+methods, models and data sets in modules beside it can be named as `module:name`. A teacher from
+another run whose model is such a one, and not in the config, needs `--trust=module`.
 """
 
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import cli, legacy, usage
+from experiments import cli, legacy, own_code, usage
 from kdjax import host
 from kdjax.types import UserError
 
@@ -37,6 +38,7 @@ def main() -> None:
     """Runs the config of the flags."""
     from experiments import dry_run, lines, run, workdir
 
+    own_code.allow()
     config = run.resolve(_CONFIG.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
     folder = Path(_WORKDIR.value) if _WORKDIR.value else workdir.default(name, config)

@@ -10,12 +10,13 @@ import optax
 from ml_collections import ConfigDict
 
 from experiments import checks, data, earlier, members, profile, trackers
+from experiments import workdir as workdirs
 from experiments.data import PhaseData, PhaseSplit, RunData, Subset
 from experiments.evaluation import teacher_sizes
 from experiments.length import EndCondition, Length, make_length
 from experiments.members import Member
 from experiments.tasks import DataFree, Setup, Supervised, Task, batch_parts
-from kdjax import checkpoint, networks, parallel, train
+from kdjax import checkpoint, networks, parallel, references, train
 from kdjax.data import batches
 from kdjax.networks import TrainedNetwork
 from kdjax.types import Network, TrainState, UserError, Variables
@@ -121,6 +122,8 @@ def plan_all(config: ConfigDict) -> tuple[list[Plan], dict[str, TrainedNetwork]]
     Raises:
       UserError: for every mistake in the config.
     """
+    # Who gives a config vouches for what it names; this run's own folders will name it, too.
+    references.trust(*workdirs.named(config.to_dict()))
     profile.parse(config.profile)
     trackers.check(config.trackers)
     run_data = data.read_run(config.data.to_dict(), config.evaluation.to_dict())

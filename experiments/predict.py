@@ -7,8 +7,9 @@ image. A folder is searched with its subfolders. Images become grey or coloured,
 needs them, and are resized as its training data was. The teacher is the phase that taught this
 one in its run; `--teacher=RUN/PHASE` names another network, and `--teacher=none` leaves it out.
 
-A network whose model is the user's own (`module:name`) needs that module on the path:
-in the working directory, in PYTHONPATH, or in `--import_from=DIR`.
+A run folder may name a model or data of one's own (`module:name`), which are code. Its module is
+imported with `--trust=module`, from the path (the working directory and PYTHONPATH are on it) or
+from `--import_from=DIR`.
 """
 
 import json
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, own_code
 from kdjax.types import UserError
 
 _NETWORK = flags.DEFINE_string("network", "", "RUN/PHASE, the folder of a phase.")
@@ -27,7 +28,6 @@ _TEACHER = flags.DEFINE_string("teacher", "auto", "RUN/PHASE, auto or none.")
 _IMAGES = flags.DEFINE_string("images", "", "An image file, or a folder of images.")
 _TOP = flags.DEFINE_integer("top", 5, "How many classes are shown, the most probable ones.")
 _JSON = flags.DEFINE_bool("json", False, "Print a JSON object per image.")
-_IMPORT_FROM = flags.DEFINE_string("import_from", "", "Folder with modules of one's own.")
 
 if TYPE_CHECKING:
     import rich.table
@@ -42,8 +42,7 @@ def main() -> None:
         raise UserError(f"{missing} is missing: give --network=RUN/PHASE --images=FILE_OR_FOLDER")
     if _TOP.value < 1:
         raise UserError(f"--top is {_TOP.value}: it is at least 1")
-    if _IMPORT_FROM.value:
-        sys.path.append(_IMPORT_FROM.value)
+    own_code.allow()
     from experiments import prediction
 
     root, paths = Path(_IMAGES.value), prediction.find_images(_IMAGES.value)

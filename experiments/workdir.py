@@ -54,9 +54,9 @@ def code(config: dict[str, Any]) -> dict[str, str]:
     A changed loss, model or reader makes another run. What these modules import is not looked at.
     """
     digests = {}
-    for text in sorted(_texts({k: v for k, v in config.items() if k != "report"})):
-        module = text.partition(":")[0]
-        if not references.is_reference(text) or module.split(".")[0] in _OURS:
+    for reference in named(config):
+        module = reference.partition(":")[0]
+        if module.split(".")[0] in _OURS:
             continue
         try:
             spec = importlib.util.find_spec(module)
@@ -68,6 +68,12 @@ def code(config: dict[str, Any]) -> dict[str, str]:
             name = module.replace(".", "/")
             digests[name] = hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:12]
     return digests
+
+
+def named(config: dict[str, Any]) -> list[str]:
+    """All that has the form `module:name` in a config, sorted; it may be a kind of data."""
+    texts = set(_texts({key: value for key, value in config.items() if key != "report"}))
+    return sorted(filter(references.is_reference, texts))
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -8,6 +8,7 @@ includes it and also makes the CPU backend fast.
 
 from kdjax import adversarial, distillers, host, losses, metrics, models, probes, torch_import
 from kdjax.classifier import Classifier, load
+from kdjax.references import trust
 from kdjax.types import (
     Context,
     Distiller,
@@ -40,4 +41,5 @@ __all__ = [
     "models",
     "probes",
     "torch_import",
+    "trust",
 ]

@@ -143,7 +143,8 @@ def load(
       options: further attributes of the model, such as `{"stem": "imagenet"}`.
 
     Raises:
-      UserError: if there is no such file or folder, or if it is damaged or does not fit.
+      UserError: if there is no such file or folder, if it is damaged or does not fit, or if a
+        folder names a model of one's own that is not trusted (`kdjax.trust`).
     """
     folder = Path(reference)
     if not folder.is_dir():

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import checkpoint, files, models, torch_import
+from kdjax import checkpoint, files, models, references, torch_import
 from kdjax.types import Network, UserError, Variables, first_line
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -130,7 +130,9 @@ def load(
       image_size: side of the images, on which the weights of some models depend.
 
     Raises:
-      UserError: if there is no such file or folder, or if it is damaged or does not fit.
+      UserError: if there is no such file or folder, if it is damaged or does not fit, or if a
+        folder names a model of one's own that is neither `model` nor trusted
+        (`kdjax.references.trust`).
     """
     named, equals, file = reference.partition("=")
     if equals:
@@ -213,15 +215,18 @@ def _load_phase(folder: Path, dtype: str, **given: Any) -> TrainedNetwork:
             raise UserError(
                 f"{str(folder)!r} has {key} {described[key]}, but {value} is needed here"
             )
+    model = described["model"]
+    if references.is_reference(model) and not given["model"]:
+        references.check_trusted(model, f"{str(folder)!r}: model")
     network = create(
-        described["model"],
+        model,
         **{key: described[key] for key in ("num_classes", "in_channels", "mean", "std", "options")},
         dtype=dtype,
     )
     arrays = read_arrays(folder)
     network = network._replace(module=network.module.variant_for(arrays))
     variables = student_variables(arrays, network, described, folder)
-    return TrainedNetwork(network, variables, described["model"])
+    return TrainedNetwork(network, variables, model)
 
 
 def student_variables(

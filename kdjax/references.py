@@ -7,6 +7,8 @@ from typing import Any
 from kdjax.types import UserError, first_line
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+# What files may name: modules, and references.
+_trusted: set[str] = set()
 
 
 def is_reference(name: str) -> bool:
@@ -36,3 +38,34 @@ def resolve(reference: str, kind: str) -> Any:
     if not hasattr(module, name):
         raise UserError(f"{kind} {reference!r}: module {module_name!r} has no {name!r}")
     return getattr(module, name)
+
+
+def trust(*names: str) -> None:
+    """Lets the files of runs name code of these modules, from now on and in this process.
+
+    A run folder may come from anybody, and a model of one's own is a function that is imported
+    and called. `kdjax.load` and the commands therefore refuse one that nobody has vouched for.
+    What a config names that is run is trusted.
+
+    Args:
+      *names: modules, such as `my_networks`, or references, such as `my_networks:small`.
+    """
+    _trusted.update(names)
+
+
+def check_trusted(reference: str, what: str) -> None:
+    """Checks that a reference that a file holds may be imported.
+
+    Args:
+      reference: `package.module:name`.
+      what: stands before it in the message.
+
+    Raises:
+      UserError: if neither it nor its module was given to `trust`.
+    """
+    module = reference.partition(":")[0]
+    if not {module, reference} & _trusted:
+        raise UserError(
+            f"{what} {reference!r} is code, and a file names it: if you trust both, give "
+            f"--trust={module}, or call kdjax.trust({module!r}) in a program of your own"
+        )

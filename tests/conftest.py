@@ -31,9 +31,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 import hypothesis
 import jax
 
+import kdjax
 from kdjax import host
 
 host.avoid_wrong_sums()
+# Run folders of tests name networks of these modules.
+kdjax.trust("small_run", "tiny_network")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # The same cases every time, few of them; `--hypothesis-profile=long` tries many.
 _FUZZ = {

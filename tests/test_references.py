@@ -39,3 +39,15 @@ def test_a_failing_import_is_a_one_line_error(tmp_path, monkeypatch, source, ref
         references.resolve(reference.format(module=module), "method")
     assert message.format(module=module) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_only_trusted_modules_and_references_may_be_named_by_files(monkeypatch):
+    monkeypatch.setattr(references, "_trusted", set())
+    references.trust("my_networks", "others:small")
+    references.check_trusted("my_networks:any", "model")
+    references.check_trusted("others:small", "model")
+    for name in ("others:large", "my_networks.inner:any", "os:system"):
+        with pytest.raises(
+            UserError, match=f"^model '{name}' is code.*--trust={name.split(':')[0]}"
+        ):
+            references.check_trusted(name, "model")

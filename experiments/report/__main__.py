@@ -8,8 +8,8 @@ student, accuracy by class, and images on which they disagree. Several runs are 
 
 It is RUN/report.html, or report.html in the working directory for several runs; the Markdown file
 lies beside it. `--tables_only` leaves the predictions out, for which the networks are loaded and
-the data are read. Models, methods and data of one's own need `--import_from=DIR`, as for
-`experiments.evaluate`.
+the data are read. Models and data of one's own need `--trust=module`, and `--import_from=DIR` where
+the module is not on the path, as for `experiments.evaluate`.
 """
 
 import os
@@ -18,13 +18,12 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, own_code
 from kdjax import files, host
 from kdjax.types import UserError
 
 _OUT = flags.DEFINE_string("out", "", "The page; by default report.html in the folder of the run.")
 _TABLES_ONLY = flags.DEFINE_bool("tables_only", False, "Leave out what needs the networks.")
-_IMPORT_FROM = flags.DEFINE_string("import_from", "", "Folder with modules of one's own.")
 
 
 def main(*folders: str) -> None:
@@ -41,8 +40,7 @@ def main(*folders: str) -> None:
         raise UserError(f"--out is {str(out)!r}: its name ends in .html")
     if not out.parent.is_dir():
         raise UserError(f"--out is {str(out)!r}: there is no folder {str(out.parent)!r}")
-    if _IMPORT_FROM.value:
-        sys.path.append(_IMPORT_FROM.value)
+    own_code.allow()
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     host.set_up_cache(str(Path(cache) / "kdjax"))
     described = [page.describe(run, tables_only=_TABLES_ONLY.value) for run in found]

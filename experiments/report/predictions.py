@@ -12,7 +12,8 @@ from experiments.evaluation import Evaluator, TeacherLogits
 from experiments.members import Member, expand
 from experiments.report.agreement import Prediction
 from experiments.report.runs import Run
-from kdjax import networks, parallel
+from kdjax import networks, parallel, references
+from kdjax.data import sources
 from kdjax.networks import TrainedNetwork
 from kdjax.types import UserError
 
@@ -70,6 +71,8 @@ def predict(run: Run) -> Predictions:
 
 
 def _read(config: ConfigDict) -> RunData:
+    for given in (config.data, config.evaluation):
+        sources.check_trusted(given.name)
     # Evaluation looks at resized images only.
     found = data.read_run(config.data.to_dict() | {"whole": False}, config.evaluation.to_dict())
     return found.few() if config.debug else found
@@ -149,6 +152,8 @@ class _Networks:
             if self._is_trained(name):
                 found = networks.load(str(self._run.folder / name), dtype=phase.dtype)
             else:
+                if references.is_reference(model := name.partition("=")[0]):
+                    references.check_trusted(model, f"{str(self._run.folder)!r}: model")
                 found = plan.load_network(name, phase, self._data.data, size)
             placed = self._devices.replicate(found.variables)
             self._loaded[name] = found._replace(variables=placed)

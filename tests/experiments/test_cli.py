@@ -78,7 +78,10 @@ def test_help_lists_the_keys_of_a_config():
 
 def test_evaluate_prints_json_and_compares(finished):
     done = command(
-        f"--a={finished / 'kd'}", f"--b={finished / 'teacher'}", module="experiments.evaluate"
+        f"--a={finished / 'kd'}",
+        f"--b={finished / 'teacher'}",
+        "--trust=small_run",
+        module="experiments.evaluate",
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -118,10 +118,16 @@ def test_parts_of_ones_own_are_run_resumed_and_evaluated(folder):
     assert {"train/labels", "train/near", "train/far"} <= set(row)
     assert row["train/near"] != row["train/far"]
     assert json.loads((run / "mine/network.json").read_text())["model"] == "parts:Linear"
-    evaluated = command(
+    evaluate = (
         "experiments.evaluate", f"--a={run / 'mine'}", f"--b={run / 'teacher'}",
         f"--import_from={folder}",
     )  # fmt: skip
+    refused = command(*evaluate)
+    assert refused.returncode == 2
+    assert "'parts:read' is code, and a file names it: if you trust both, give --trust=parts" in (
+        refused.stderr
+    )
+    evaluated = command(*evaluate, "--trust=parts")
     assert evaluated.returncode == 0, evaluated.stderr
     printed = json.loads(evaluated.stdout)
     assert printed["a"]["accuracy"] == result["test"]["accuracy"]
@@ -133,7 +139,7 @@ def test_parts_of_ones_own_are_run_resumed_and_evaluated(folder):
     assert changed.returncode == 2
     assert "belongs to another config: code.mine (" in changed.stderr
     assert "nothing was changed" in command(*main).stdout
-    lost = command("experiments.evaluate", f"--a={run / 'mine'}")
+    lost = command("experiments.evaluate", f"--a={run / 'mine'}", "--trust=parts")
     assert lost.returncode == 2
     (line,) = lost.stderr.strip().splitlines()
     assert line.startswith("error: cannot import 'parts' for data set 'parts:read'")

@@ -230,7 +230,10 @@ def test_settings_share_the_run_in_equal_parts():
 
 
 def test_transition_curves_of_two_phases(finished, tmp_path):
-    command = [sys.executable, "-m", "experiments.transition_curves", f"--a={finished / 'kd'}"]
+    command = [
+        sys.executable, "-m", "experiments.transition_curves", f"--a={finished / 'kd'}",
+        "--trust=small_run",
+    ]  # fmt: skip
     sizes = ["--images=5", "--steps=3", f"--out={tmp_path / 'curves'}"]
     done = subprocess.run(
         [*command, f"--b={finished / 'teacher'}", *sizes],
@@ -251,7 +254,7 @@ def test_transition_curves_of_two_phases(finished, tmp_path):
 
 def test_networks_of_a_run_without_data_are_compared_on_what_it_was_evaluated_on(done, tmp_path):
     workdir, _, _, _ = done
-    command = [sys.executable, "-m", "experiments.transition_curves"]
+    command = [sys.executable, "-m", "experiments.transition_curves", "--trust=small_run"]
     pair = [f"--a={workdir / 'zero_shot'}", f"--b={workdir / 'teacher'}"]
     sizes = ["--images=2", "--steps=2", f"--out={tmp_path / 'curves'}"]
     compared = subprocess.run(

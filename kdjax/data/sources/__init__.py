@@ -37,6 +37,7 @@ __all__ = [
     "SourceOptions",
     "Split",
     "channel_statistics",
+    "check_trusted",
     "from_arrays",
     "in_memory_or_lazy",
     "load",
@@ -138,6 +139,25 @@ def load(
     if isinstance(classes, int):
         return Dataset(train, test, held_out, classes)
     return Dataset(train, test, held_out, len(classes), tuple(classes))
+
+
+def check_trusted(name: str) -> None:
+    """Checks that a name from a file leads to no code but kdjax's own and what is trusted.
+
+    Readers of one's own are code. So are the namespaces of TensorFlow Datasets, as in
+    `tfds:kaggle:<name>`: they are programs of others.
+
+    Raises:
+      UserError: if it does; the line says how to trust it.
+    """
+    kind, _, argument = name.partition(":")
+    if kind == "domains":
+        for inner in argument.partition(":")[2].split("@"):
+            check_trusted(inner)
+        return
+    is_own = kind not in _SOURCES and references.is_reference(name)
+    if is_own or (kind == "tfds" and ":" in argument):
+        references.check_trusted(name, "data set")
 
 
 def _read(name: str, options: SourceOptions) -> tuple[Split, Split, Classes]:

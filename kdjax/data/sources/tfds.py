@@ -2,11 +2,14 @@
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from kdjax import files
 from kdjax.data.sources.base import (
     Classes,
     Lazy,
@@ -32,11 +35,14 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
         raise UserError(f"no such folder: dir is {options.dir!r}")
     has_tensorflow = importlib.util.find_spec("tensorflow") is not None
     try:
+        _check_features(name, options.dir)
         builder = tfds.builder(name, data_dir=options.dir or None, file_format="array_record")
         if not Path(builder.data_path).is_dir() and has_tensorflow:
             builder.download_and_prepare()
     except tfds.core.DatasetNotFoundError:
         raise UserError(f"unknown data set 'tfds:{name}'{where}") from None
+    except UserError:
+        raise
     except Exception as error:
         # Downloads, disks and imports fail with many exception types, which differ in the
         # first line of their messages.
@@ -95,3 +101,44 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
 
     train, test = split(options.train_split), split(options.test_split)
     return train, test, features[label_key].names
+
+
+def _check_features(name: str, given: str) -> None:
+    """Raises UserError if prepared data names a class that TFDS would import from elsewhere.
+
+    Args:
+      name: of the data set.
+      given: the folder of the data, or "" for those that TFDS knows.
+    """
+    naming = importlib.import_module("tensorflow_datasets.core.naming")
+    file_utils = importlib.import_module("tensorflow_datasets.core.utils.file_utils")
+    folder = naming.parse_builder_name_kwargs(name)[0].name
+    for root in map(Path, file_utils.list_data_dirs(given)):
+        # NAME/VERSION, and NAME/CONFIG/VERSION.
+        for pattern in ("*/features.json", "*/*/features.json"):
+            for file in sorted((root / folder).glob(pattern)):
+                for one in _class_names(files.read_json(file)):
+                    if not one.startswith("tensorflow_datasets."):
+                        raise UserError(
+                            f"{str(file)!r} names the class {one!r}, which is code: features are "
+                            "those of tensorflow_datasets"
+                        )
+
+
+def _class_names(value: Any) -> Iterator[str]:
+    """The classes that features name, in either of their forms, JSON inside strings included."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ("type", "pythonClassName", "python_class_name") and isinstance(inner, str):
+                yield inner
+            else:
+                yield from _class_names(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _class_names(inner)
+    elif isinstance(value, str) and "{" in value:
+        try:
+            inner = json.loads(value)
+        except (ValueError, RecursionError):
+            return
+        yield from _class_names(inner)

@@ -165,3 +165,32 @@ def test_tfds_data_that_is_not_prepared_needs_tensorflow(assert_error, tmp_path,
     assert_error(
         "tfds:mnist", r"'tfds:mnist' is not prepared in .*kdjax\[prepare\]", dir=str(tmp_path)
     )
+
+
+@pytest.mark.parametrize("form", ["pythonClassName", "python_class_name", "type", "jsonFeature"])
+def test_features_of_prepared_data_are_those_of_the_library(
+    assert_error, tmp_path, monkeypatch, form
+):
+    """The library imports the module of any class that is named, in whatever form."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"planted_{form}.py").write_text(
+        "from pathlib import Path\nPath(__file__).with_name('imported').touch()\n"
+    )
+    root = _write_tfds(tmp_path / "data")
+    file = root / "tiny/1.0.0/features.json"
+    content = json.loads(file.read_text())
+    legacy = {"type": f"planted_{form}.Feature", "content": {}}
+    match form:
+        case "type":
+            content = legacy
+        case "jsonFeature":
+            content = {
+                "pythonClassName": content["pythonClassName"],
+                form: {"json": json.dumps({"label": legacy})},
+            }
+        case _:
+            content["featuresDict"]["features"]["label"] = {form: f"planted_{form}.Feature"}
+    file.write_text(json.dumps(content))
+    message = f"names the class 'planted_{form}.Feature', which is code"
+    assert_error("tfds:tiny", message, dir=str(root))
+    assert not (tmp_path / "imported").exists()
