@@ -2,8 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from kdjax import losses, metrics, parallel, train
 from kdjax.data import batches, views, whole
 from kdjax.data.sources import Split
 from kdjax.networks import TrainedNetwork
+from kdjax.remembered import remembered
 from kdjax.types import Array, Network, UserError, Variables
 
 _BATCH_SIZE = 500
@@ -47,8 +48,7 @@ class Evaluator:
     ):
         """Prepares the step of `kdjax.train.make_eval_step`; it is compiled at its first use."""
         self._devices = devices
-        step = train.make_eval_step(network, image_size, resolution)
-        self._step = devices.map(step, in_axes=(None, None, 0), out_axes=0)
+        self._step = _eval_step(network, image_size, resolution, devices)
 
     def logits(self, variables: Variables, split: PhaseSplit) -> np.ndarray:
         """float32 [n, k] for the n images of a split; `variables` are on the devices."""
@@ -60,6 +60,15 @@ class Evaluator:
             parts.append(self._step(variables, resident, sharded))
             parallel.wait_on_cpu(parts[-1])
         return np.concatenate([_unsharded(p) for p in parts])[: len(split)]
+
+
+@remembered(8)
+def _eval_step(
+    network: Network, image_size: int, resolution: int, devices: parallel.Devices
+) -> Callable[..., Any]:
+    """The step of an evaluator, which all phases share that evaluate the same network."""
+    step = train.make_eval_step(network, image_size, resolution)
+    return devices.map(step, in_axes=(None, None, 0), out_axes=0)
 
 
 class CropAverage:
@@ -163,27 +172,35 @@ def summarize(
     """
     n = len(labels)
     known = bool((labels >= 0).all())
-    outputs, targets = jnp.asarray(logits), jnp.asarray(labels)
+    fractions, others = jax.device_get(_figures(logits, labels if known else None, teacher_logits))
+    exact = {name: round(float(value) * n) / n for name, value in fractions.items()}
+    found = exact | {name: float(value) for name, value in others.items()}
+    return {name: found[name] for name in _ORDER if name in found}
 
-    def exact(fraction: jax.Array) -> float:
-        return round(float(fraction) * n) / n
 
-    result = {}
-    if known:
-        result = {
-            "accuracy": exact(metrics.accuracy(outputs, targets)),
-            "top5": exact(metrics.top_k(outputs, targets, 5)),
-            "nll": float(metrics.nll(outputs, targets)),
-            "ece": float(metrics.ece(outputs, targets)),
-        }
+_ORDER = (
+    "accuracy", "top5", "nll", "ece", "agreement", "agreement_top5", "kl", "teacher_accuracy",
+)  # fmt: skip
+
+
+@jax.jit
+def _figures(
+    logits: Array, labels: Array | None, teacher_logits: Array | None
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Fractions of the examples, and other figures; one program instead of one per operation."""
+    fractions, others = {}, {}
+    if labels is not None:
+        fractions["accuracy"] = metrics.accuracy(logits, labels)
+        fractions["top5"] = metrics.top_k(logits, labels, 5)
+        others["nll"] = metrics.nll(logits, labels)
+        others["ece"] = metrics.ece(logits, labels)
     if teacher_logits is not None:
-        reference = jnp.asarray(teacher_logits)
-        result["agreement"] = exact(metrics.agreement(outputs, reference))
-        result["agreement_top5"] = exact(metrics.agreement_top_k(outputs, reference, 5))
-        result["kl"] = float(metrics.predictive_kl(outputs, reference))
-        if known:
-            result["teacher_accuracy"] = exact(metrics.accuracy(reference, targets))
-    return result
+        fractions["agreement"] = metrics.agreement(logits, teacher_logits)
+        fractions["agreement_top5"] = metrics.agreement_top_k(logits, teacher_logits, 5)
+        others["kl"] = metrics.predictive_kl(logits, teacher_logits)
+        if labels is not None:
+            fractions["teacher_accuracy"] = metrics.accuracy(teacher_logits, labels)
+    return fractions, others
 
 
 class Comparison(NamedTuple):

@@ -1,6 +1,5 @@
 """A phase's objective, from its config."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from experiments.length import Length
 from kdjax import distillers
-from kdjax.types import Array, Context, Distiller, Outputs, UserError, Variables
+from kdjax.types import Array, Context, Distiller, Outputs, UserError
 
 
 def make_objective(config: Mapping[str, Any], length: Length) -> Distiller:
@@ -51,6 +50,8 @@ class LogitTerms:
     def __init__(self, config: Mapping[str, Any]):
         """Takes a phase's `objective`; weights, schedules and parts of a batch play no role."""
         self._methods = {name: _read_term(name, given)[0] for name, given in config.items()}
+        # One program instead of one per operation.
+        self._means = jax.jit(self._find)
 
     def measure(
         self, logits: np.ndarray, labels: np.ndarray, teacher_logits: Sequence[np.ndarray]
@@ -66,13 +67,18 @@ class LogitTerms:
           The terms that can be computed. One that needs feature maps, parameters or state of its
           own, or compares examples with each other, is left out.
         """
+        known = labels if (labels >= 0).all() else None
+        terms = jax.device_get(self._means(logits, known, tuple(teacher_logits)))
+        return {f"loss/{name}": float(value) for name, value in terms.items()}
+
+    def _find(
+        self, logits: Array, labels: Array | None, teacher_logits: tuple[Array, ...]
+    ) -> dict[str, Array]:
         # Where a label is unknown there are none, and whatever looks at them fails.
-        known: Any = None
-        if (labels >= 0).all():
-            known = jax.nn.one_hot(labels, logits.shape[-1])
+        known: Any = None if labels is None else jax.nn.one_hot(labels, logits.shape[-1])
         context = Context(
-            student=Outputs(jnp.asarray(logits), {}),
-            teachers=tuple(Outputs(jnp.asarray(one), {}) for one in teacher_logits),
+            student=Outputs(logits, {}),
+            teachers=tuple(Outputs(one, {}) for one in teacher_logits),
             labels=known,
             index=jnp.arange(len(logits)),
             step=jnp.zeros((), jnp.int32),
@@ -82,14 +88,10 @@ class LogitTerms:
         for name, method in self._methods.items():
             try:
                 variables = jax.eval_shape(method.init, context.rng, context)
-                value = jax.eval_shape(functools.partial(_value, method, variables), context)
+                value = method.loss(variables, context).value
             except Exception:
                 # It needs more than there is, which methods say in many ways.
                 continue
             if not jax.tree.leaves(variables) and value.shape == (len(logits),):
-                found[f"loss/{name}"] = float(jnp.mean(_value(method, variables, context)))
+                found[name] = jnp.mean(value)
         return found
-
-
-def _value(method: Distiller, variables: Variables, context: Context) -> Array:
-    return method.loss(variables, context).value

@@ -108,5 +108,5 @@ def set_up_cache(folder: str) -> None:
     warnings.filterwarnings("ignore", f"(?s)Error writing persistent .*{reason}")
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -102,6 +102,12 @@ class Devices:
     def __len__(self) -> int:
         return len(self.devices)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Devices) and self.devices == other.devices
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.devices))
+
     @property
     def description(self) -> str:
         """A human-readable description: `cpu x4`, `NVIDIA H100 80GB HBM3`."""

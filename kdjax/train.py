@@ -17,6 +17,7 @@ from kdjax import parallel
 from kdjax.data import batches, seen, views
 from kdjax.data.views import Views
 from kdjax.jaxprs import dependencies
+from kdjax.remembered import remembered
 from kdjax.types import (
     Array,
     Context,
@@ -52,10 +53,13 @@ class EvalStep(Protocol):
     ) -> Array: ...
 
 
+@remembered(32)
 def abstract_outputs(
     network: Network, image_shape: tuple[int, int, int]
 ) -> tuple[Outputs, Variables]:
     """Shapes of a network's outputs for one image and of its variables; computes nothing.
+
+    The result is remembered, and is not to be changed.
 
     Args:
       network: any network.

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import pytest
 from small_run import execute, small_config
 
-from kdjax import train
 from kdjax.types import Network
 
 
@@ -20,7 +19,6 @@ def finished(tmp_path_factory):
 
 
 _init = Network.init
-_abstract_outputs = functools.cache(train.abstract_outputs)
 
 
 @functools.cache
@@ -38,5 +36,4 @@ def _zeros(network, rng, images):
 @pytest.fixture
 def shapes_known(monkeypatch):
     """Plans have networks in common: each is traced once, whatever is taught with it."""
-    monkeypatch.setattr(train, "abstract_outputs", _abstract_outputs)
     monkeypatch.setattr(Network, "init", _zeros)
