@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -175,10 +176,18 @@ def _guarded(batches: Iterator[Batch[np.ndarray]]) -> Iterator[Batch[np.ndarray]
         raise
     except Exception as error:
         # Grain passes on whatever a worker raised, with its traceback.
+        if killed := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error)):
+            raise UserError(
+                f"a process that decodes images was ended from outside (status {killed[1]})"
+            ) from None
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         known = [line for line in lines if "UserError: " in line]
         text = known[-1].rpartition("UserError: ")[2] if known else first_line(error)
         raise UserError(f"images cannot be read: {text}") from None
+    finally:
+        # What workers have put into shared memory would be left there.
+        if hasattr(batches, "close"):
+            batches.close()
 
 
 def check_batch_size(batch_size: int, grad_accum_steps: int) -> None:

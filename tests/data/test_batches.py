@@ -1,3 +1,6 @@
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -8,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 from kdjax.data import batches
 from kdjax.data.sources import Lazy, Split
@@ -161,3 +165,19 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path):
     while Path(f"/proc/{child.read_text()}").exists() and time.monotonic() < until:
         time.sleep(0.1)
     assert not Path(f"/proc/{child.read_text()}").exists()
+
+
+@pytest.mark.slow
+def test_workers_read_what_threads_read_and_one_that_is_killed_is_a_line():
+    # Grain asks for a flag of its own.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["test"])
+    split = Split(Lazy(N, _read), LABELS)
+    stream = {"batch_size": 4, "seed": 0, "start": 0, "stop": 2000}
+    expected = batches.stream(split, **stream)
+    found = batches.stream(split, **stream, workers=2)
+    for _ in range(10):
+        chex.assert_trees_all_equal(next(found), next(expected))
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    with pytest.raises(UserError, match=r"was ended from outside \(status -9\)"):
+        list(found)
