@@ -127,7 +127,7 @@ def main() -> None:
     keys = tuple(jax.random.key(100 + seed) for seed in streams)
     teacher_inputs = (TeacherInputs(variables),)
     states, teacher_inputs, data, keys = devices.replicate((states, teacher_inputs, data, keys))
-    per_call = _PER_CALL.value or parallel.default_steps_per_call()
+    per_call = _PER_CALL.value or parallel.default_steps_per_call(devices)
     calls = max(1, _STEPS.value // per_call)
 
     def batch(call: int) -> tuple[dict[str, np.ndarray], ...]:

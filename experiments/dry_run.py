@@ -176,7 +176,7 @@ def _measure(plan: Plan, teachers: Sequence[TrainedNetwork]) -> Cost:
         data_seeds=list(range(several)),
     )
     total = plan.action.end.max_steps
-    per_call = plan.settings.steps_per_call or parallel.default_steps_per_call()
+    per_call = plan.settings.steps_per_call or parallel.default_steps_per_call(plan.devices)
     run_steps = task.make_step(inputs, 0)
     first = min(per_call, total)
     began = time.perf_counter()

@@ -18,7 +18,7 @@ from experiments.clock import Clock
 from experiments.evaluation import Evaluator
 from experiments.length import Rows
 from experiments.log import Bar, PhaseLog
-from experiments.plan import LoopSettings, Plan, Train
+from experiments.plan import Plan, Train
 from experiments.profile import Profiler
 from experiments.running import RunningMember, Saver, restore_or_init
 from experiments.tasks import StepInputs
@@ -109,7 +109,7 @@ class TrainLoop:
             profiler = Profiler(self._plan.settings.profile, self._running[0].folder)
             opened.callback(profiler.close)
             bar = self._open_logs(opened)
-            calls = _Calls.of(self._plan.settings, self._action.task.eval_every, self._total)
+            calls = _Calls.of(self._plan, self._action.task.eval_every, self._total)
             inputs = _step_inputs(self._running, self._plan)
             if self._step == 0:
                 self._states = self._action.task.prepare(self._states, inputs)
@@ -260,8 +260,9 @@ class _Calls(NamedTuple):
     total: int
 
     @classmethod
-    def of(cls, settings: LoopSettings, eval_every: float, total: int) -> "_Calls":
-        per_call = settings.steps_per_call or parallel.default_steps_per_call()
+    def of(cls, plan: Plan, eval_every: float, total: int) -> "_Calls":
+        settings = plan.settings
+        per_call = settings.steps_per_call or parallel.default_steps_per_call(plan.devices)
 
         def in_calls(steps: float) -> int:
             return math.ceil(max(1, round(steps)) / per_call) * per_call if steps else total

@@ -5,8 +5,10 @@ teachers and resident data are replicated. Means over shards are averaged with
 `pmean`, so a run depends on the number of devices only through the order of a sum.
 """
 
+import contextlib
+import contextvars
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -22,9 +24,25 @@ AXIS = "batch"
 T = TypeVar("T")
 
 
+_platform: contextvars.ContextVar[str] = contextvars.ContextVar("platform", default="")
+
+
+@contextlib.contextmanager
+def built_for(platform: str) -> Iterator[None]:
+    """Context in which programs are traced for a platform (`cpu`, `gpu`), here or elsewhere."""
+    token = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(token)
+
+
 def on_cpu() -> bool:
-    """Whether JAX computes on the CPU, where loops inside a program are slow."""
-    return jax.default_backend() == "cpu"
+    """Whether the program that is traced is for the CPU, where loops inside it are slow.
+
+    `Devices.map` says what a program is for. Outside of it, it is for JAX's default device.
+    """
+    return (_platform.get() or jax.default_backend()) == "cpu"
 
 
 def fast_compile_options() -> dict[str, Any]:
@@ -47,9 +65,9 @@ def wait_on_cpu(outputs: PyTree) -> None:
         jax.block_until_ready(outputs)
 
 
-def default_steps_per_call() -> int:
+def default_steps_per_call(devices: "Devices") -> int:
     """Train steps per compiled call: 1 on the CPU, where scans are slow, otherwise 32."""
-    return 1 if on_cpu() else 32
+    return 1 if devices.on_cpu else 32
 
 
 def loop(body: Callable[..., Any], carry: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
@@ -109,6 +127,12 @@ class Devices:
         return hash(tuple(self.devices))
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether they are CPUs."""
+        with built_for(self.devices[0].platform):
+            return on_cpu()
+
+    @property
     def description(self) -> str:
         """A human-readable description: `cpu x4`, `NVIDIA H100 80GB HBM3`."""
         kind = self.devices[0].device_kind
@@ -150,9 +174,15 @@ class Devices:
             (averaged with `pmean`); this is not checked.
           **kwargs: further arguments of `jax.pmap`.
         """
+
+        def for_devices(*args: Any) -> Any:
+            with built_for(self.devices[0].platform):
+                return fn(*args)
+
         return jax.pmap(
-            fn, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, devices=self.devices, **kwargs
-        )
+            for_devices, axis_name=AXIS, in_axes=in_axes, out_axes=out_axes, devices=self.devices,
+            **kwargs,
+        )  # fmt: skip
 
 
 def spread(tree: PyTree) -> PyTree:

@@ -23,19 +23,36 @@ def _xs():
 CARRY = {"sum": jnp.zeros(()), "n": jnp.zeros((), jnp.int32)}
 
 
-@pytest.mark.parametrize("cpu", [True, False])
-def test_loop_equals_scan(monkeypatch, cpu):
-    monkeypatch.setattr(parallel, "on_cpu", lambda: cpu)
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_loop_equals_scan(platform):
     expected = jax.lax.scan(_body, CARRY, _xs())
-    chex.assert_trees_all_close(parallel.loop(_body, CARRY, _xs()), expected, rtol=1e-6)
+    with parallel.built_for(platform):
+        found = parallel.loop(_body, CARRY, _xs())
+    chex.assert_trees_all_close(found, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("cpu", [True, False])
-def test_loop_is_unrolled_on_the_cpu_only(monkeypatch, cpu):
-    monkeypatch.setattr(parallel, "on_cpu", lambda: cpu)
-    program = jax.make_jaxpr(lambda xs: parallel.loop(_body, CARRY, xs))(_xs())
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_loop_is_unrolled_on_the_cpu_only(platform):
+    with parallel.built_for(platform):
+        program = jax.make_jaxpr(lambda xs: parallel.loop(_body, CARRY, xs))(_xs())
     primitives = {equation.primitive.name for equation in program.eqns}
-    assert ("scan" in primitives) != cpu
+    assert ("scan" in primitives) == (platform == "gpu")
+
+
+def test_a_program_is_built_for_its_devices_whatever_jax_computes_on():
+    devices = parallel.Devices(jax.local_devices()[:1])
+    found = []
+
+    def step(x):
+        found.append(parallel.on_cpu())
+        return x
+
+    with parallel.built_for("gpu"):
+        devices.map(step, (0,), 0)(np.zeros((1, 2)))
+        assert not parallel.on_cpu()
+        assert devices.on_cpu
+    assert found == [True]
+    assert parallel.on_cpu()
 
 
 def test_roll_is_taken_over_the_whole_batch():
@@ -140,6 +157,7 @@ def test_a_step_on_replicated_state_is_traced_once(count):
 
 
 def test_a_call_makes_many_steps_except_on_the_cpu(monkeypatch):
-    assert parallel.default_steps_per_call() == 1
-    monkeypatch.setattr(parallel, "on_cpu", lambda: False)
-    assert parallel.default_steps_per_call() == 32
+    devices = parallel.Devices(jax.local_devices()[:1])
+    assert parallel.default_steps_per_call(devices) == 1
+    monkeypatch.setattr(parallel.Devices, "on_cpu", False)
+    assert parallel.default_steps_per_call(devices) == 32

@@ -362,7 +362,7 @@ class Adversary:
           int32 [devices, n, b / devices] for n pseudo-batches, over which the metrics are
           averaged. The state is donated.
         """
-        if not parallel.on_cpu():
+        if not devices.on_cpu:
 
             @functools.cache
             def program(**updates: int) -> Callable[..., Any]:
