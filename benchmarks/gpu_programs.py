@@ -1,0 +1,392 @@
+"""What programs do on a GPU, without one: kernels a step, bytes moved, temporaries.
+
+    python -m benchmarks.gpu_programs [--target=h100] [--pairs=resnet56:resnet20,wrn_40_2:wrn_16_2]
+        [--methods=kd,crd] [--batch_sizes=64,512] [--dtype=bfloat16]
+        [--programs=step,evaluation,init,zero_shot,transition_curves]
+
+Compiles the programs of kdjax for the target, on any machine; needs the extra `cuda12`, and no
+GPU. From the text of a program come the kernels that a step starts, by kind, and the bytes of
+their operands and results; the resident data set is left out, from which a step takes a batch.
+Beside them stand
+
+- the fewest bytes, if every convolution's output is written and read once in the forward pass,
+  the student's is read once more and its gradient written and read once in the backward pass, and
+  everything else stays on the chip;
+- floors in milliseconds: the bytes over the target's bandwidth and the operations of the networks
+  over its peak, whichever is longer; and the kernels times 1.5 and 4 microseconds, which is about
+  what a start takes within a CUDA graph and in a stream.
+
+Convolutions are those of cuDNN, of which neither algorithm nor workspace is known here. Prints a
+row of a table per program, and at the end one JSON object.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+# Programs are compiled for the target and run nowhere.
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from absl import flags
+
+from benchmarks import hlo
+from experiments import cli
+from kdjax.types import UserError
+
+
+class Target(NamedTuple):
+    """A GPU by its maker's data sheet.
+
+    Attributes:
+      name: as CUDA says it.
+      capability: major and minor compute capability.
+      cores: streaming multiprocessors.
+      clock: in GHz.
+      lanes: float32 operations per multiprocessor and cycle.
+      shared: bytes of shared memory per multiprocessor.
+      cache: bytes of the second-level cache.
+      memory: in bytes.
+      bandwidth: in bytes/s.
+      peak: multiplications and additions per second on matrices, by dtype.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    cores: int
+    clock: float
+    lanes: int
+    shared: int
+    cache: int
+    memory: int
+    bandwidth: float
+    peak: dict[str, float]
+
+    def description(self) -> str:
+        """The target's description in XLA's format."""
+        return f"""
+            gpu_device_info {{
+              threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
+              shared_memory_per_core: {self.shared} threads_per_core_limit: 2048
+              core_count: {self.cores} fpus_per_core: {self.lanes} clock_rate_ghz: {self.clock}
+              block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+              memory_bandwidth: {self.bandwidth:.0f} l2_cache_size: {self.cache}
+              device_memory_size: {self.memory} shared_memory_per_block_optin: {self.shared - 1024}
+              cuda_compute_capability {{ major: {self.capability[0]} minor: {self.capability[1]} }}
+              registers_per_core_limit: 65536 registers_per_block_limit: 65536
+            }}
+            platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
+            device_description_str: "{self.name}" """
+
+
+TARGETS = {
+    # NVIDIA H100 Tensor Core GPU data sheet, SXM5; float32 matrices in TF32, without sparsity.
+    "h100": Target(
+        "NVIDIA H100 80GB HBM3", (9, 0), 132, 1.98, 128, 228 * 1024, 50 << 20, 80 << 30, 3.35e12,
+        {"bfloat16": 989e12, "float32": 494e12},
+    ),
+    # NVIDIA A100 Tensor Core GPU data sheet, SXM4 80 GB.
+    "a100": Target(
+        "NVIDIA A100-SXM4-80GB", (8, 0), 108, 1.41, 64, 164 * 1024, 40 << 20, 80 << 30, 2.04e12,
+        {"bfloat16": 312e12, "float32": 156e12},
+    ),
+}  # fmt: skip
+_START = (1.5e-6, 4e-6)  # Seconds to start a kernel, in a graph and in a stream.
+_IMAGES = 50_000
+_CLASSES = 100
+_SIZE = 32
+PROGRAMS = ("step", "evaluation", "init", "zero_shot", "transition_curves")
+
+_TARGET = flags.DEFINE_string("target", "h100", ", ".join(TARGETS))
+_PAIRS = flags.DEFINE_list(
+    "pairs", ["resnet56:resnet20", "wrn_40_2:wrn_16_2", "resnet32x4:resnet8x4"], "TEACHER:STUDENT."
+)
+_METHODS = flags.DEFINE_list("methods", ["kd"], "For the train step; `all`.")
+_BATCHES = flags.DEFINE_list("batch_sizes", ["64"], "Images per step.")
+_DTYPE = flags.DEFINE_string("dtype", "bfloat16", "float32 or bfloat16.")
+_PROGRAMS = flags.DEFINE_list("programs", ["step"], ", ".join(PROGRAMS))
+_TEXT = flags.DEFINE_string("text", "", "Folder for the text of the compiled programs.")
+
+
+class Row(NamedTuple):
+    """A program and its costs; bytes and operations are those of a step, times in seconds."""
+
+    program: str
+    batch: int
+    dtype: str
+    kernels: int
+    kinds: dict[str, int]
+    bytes: int
+    fewest_bytes: int
+    temporary_bytes: int
+    flop: int
+    floor: float
+    starts: tuple[float, float]
+    compile_seconds: float
+
+    def markdown(self) -> str:
+        """A line of the table."""
+        kinds = " + ".join(f"{count}" for count in self.kinds.values())
+        graph, stream = (1e3 * seconds for seconds in self.starts)
+        return (
+            f"| {self.program} | {self.batch} | {self.kernels} | {kinds} | {self.bytes / 1e9:.2f} "
+            f"| {self.fewest_bytes / 1e9:.2f} | {self.temporary_bytes / 1e6:,.0f} "
+            f"| {self.flop / 1e9:.1f} | {1e3 * self.floor:.2f} | {graph:.2f} to {stream:.2f} "
+            f"| {self.compile_seconds:.0f} |"
+        )
+
+
+HEAD = (
+    "| program | batch | kernels | " + " + ".join(hlo.KINDS) + " | GB | fewest GB "
+    "| temporaries, MB | GFLOP | floor, ms | starts, ms | compiled in s |\n"
+    "|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|"
+)
+
+
+class Compiler:
+    """Compiles programs for a target that need not be there."""
+
+    def __init__(self, target: Target):
+        """Takes one device of the target.
+
+        Raises:
+          UserError: if JAX cannot compile for GPUs here.
+        """
+        import numpy as np
+        from jax.experimental import topologies
+
+        from kdjax import parallel
+
+        class Described(parallel.Devices):
+            """Devices that are described only: `pmap` is for those that are there."""
+
+            def map(
+                self, fn: Callable[..., Any], in_axes: Any, out_axes: Any = None, **kwargs: Any
+            ) -> Callable[..., Any]:
+                return _on_shards(self, fn, in_axes, out_axes, **kwargs)
+
+        try:
+            topology = topologies.get_topology_desc(
+                platform="cuda", target_config=target.description(), topology="1x1x1"
+            )
+        except Exception as error:
+            raise UserError(
+                f"cannot compile for {target.name}: pip install 'kdjax[cuda12]' ({error})"
+            ) from None
+        self.target = target
+        self.devices = Described(list(np.ravel(topology.devices)))
+        self.text = ""
+
+    def compile(
+        self, name: str, program: Any, arguments: Any, *, batch: int, flop: int, fewest: int
+    ) -> Row:
+        """Compiles a program of `Devices.map` for arguments that are shapes."""
+        from kdjax import parallel
+
+        began = time.perf_counter()
+        with parallel.built_for("gpu"):
+            compiled = program.lower(*arguments).compile()
+        seconds = time.perf_counter() - began
+        self.text = compiled.as_text()
+        found = hlo.costs(self.text, f"u8[{_IMAGES},{_SIZE},{_SIZE},3]")
+        temporary = compiled.memory_analysis().temp_size_in_bytes
+        floor = max(found.bytes / self.target.bandwidth, flop / self.target.peak[_DTYPE.value])
+        return Row(
+            name, batch, _DTYPE.value, found.total, dict(found.kernels), found.bytes, fewest,
+            temporary, flop, floor, (found.total * _START[0], found.total * _START[1]), seconds,
+        )  # fmt: skip
+
+    def placed(self, tree: Any, axis: int | None = None) -> Any:
+        """Shapes on the device; those of sharded arrays begin with the number of devices."""
+        import jax
+        from jax.sharding import NamedSharding, PartitionSpec
+
+        from kdjax import parallel
+
+        spec = PartitionSpec() if axis is None else PartitionSpec(parallel.AXIS)
+        sharding = NamedSharding(self.devices.mesh, spec)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        )
+
+
+def _on_shards(
+    devices: Any, fn: Callable[..., Any], in_axes: Any, out_axes: Any, **kwargs: Any
+) -> Callable[..., Any]:
+    """What `Devices.map` makes, as `jax.jit` of `jax.shard_map`."""
+    import jax
+    from jax.sharding import PartitionSpec
+
+    from kdjax import parallel
+
+    specs = tuple(PartitionSpec() if a is None else PartitionSpec(parallel.AXIS) for a in in_axes)
+    out_spec = PartitionSpec() if out_axes is None else PartitionSpec(parallel.AXIS)
+
+    def local(*args: Any) -> Any:
+        inner = [
+            one if axis is None else jax.tree.map(lambda x: x[0], one)
+            for one, axis in zip(args, in_axes, strict=True)
+        ]
+        with parallel.built_for("gpu"):
+            outputs = fn(*inner)
+        return outputs if out_axes is None else jax.tree.map(lambda x: x[None], outputs)
+
+    mapped = jax.shard_map(
+        local, mesh=devices.mesh, in_specs=specs, out_specs=out_spec, check_vma=False
+    )
+    return jax.jit(mapped, **kwargs)
+
+
+class Pair:
+    """Teacher and student, and the shapes of what their programs take."""
+
+    def __init__(self, compiler: Compiler, names: str, batch: int):
+        """Takes `TEACHER:STUDENT`.
+
+        Raises:
+          UserError: if they are no two networks.
+        """
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+
+        from experiments import models
+        from kdjax import networks, parallel
+
+        self.compiler, self.batch, self.names = compiler, batch, names.split(":")
+        if len(self.names) != 2:
+            raise UserError(f"--pairs has {names!r}: it is TEACHER:STUDENT")
+        given = dict(
+            num_classes=_CLASSES, in_channels=3, mean=(0.5,) * 3, std=(0.25,) * 3,
+            dtype=_DTYPE.value,
+        )  # fmt: skip
+        self.teacher = networks.create(self.names[0], **given)
+        self.student = networks.create(self.names[1], **given, axis_name=parallel.AXIS)
+        images = jnp.zeros((1, _SIZE, _SIZE, 3))
+        self.variables, self.student_variables = (
+            jax.eval_shape(one.init, jax.random.key(0), images)
+            for one in (self.teacher, self.student)
+        )
+        self.data = {
+            "images": jax.ShapeDtypeStruct((_IMAGES, _SIZE, _SIZE, 3), np.uint8),
+            "labels": jax.ShapeDtypeStruct((_IMAGES,), np.int32),
+        }
+        self.key = jax.eval_shape(lambda: jax.random.key(0))
+        self.taught, self.trained = (
+            models.describe(name, num_classes=_CLASSES, in_channels=3) for name in self.names
+        )
+        self.width = jnp.dtype(networks.DTYPES[_DTYPE.value]).itemsize
+
+    def step(self, method: str) -> Row:
+        """The train step of a method beside cross-entropy, with its usual weight."""
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+
+        from configs.methods import objective
+        from experiments.length import Length, StepLimit
+        from experiments.objective import make_objective
+        from kdjax import optimizers, parallel, train
+        from kdjax.data import views
+        from kdjax.types import TeacherInputs
+
+        compiler, b = self.compiler, self.batch
+        terms = objective([method], *self.names)
+        distiller = make_objective(terms, Length(StepLimit(1000), 100.0))
+        optimizer = optimizers.create("sgd", 0.05, weight_decay=5e-4)
+        program = compiler.devices.map(
+            train.make_train_step(
+                student=self.student, distiller=distiller, optimizer=optimizer,
+                views=views.make_views(num_classes=_CLASSES, image_size=_SIZE),
+                teachers=[self.teacher], axis_name=parallel.AXIS,
+            ),
+            in_axes=(None, None, None, 0, None), donate_argnums=0,
+        )  # fmt: skip
+        state = jax.eval_shape(
+            lambda key, variables: train.init_state(
+                key, student=self.student, distiller=distiller, optimizer=optimizer,
+                image_shape=(_SIZE, _SIZE, 3), num_classes=_CLASSES, batch_size=b,
+                teachers=[self.teacher], teacher_variables=variables,
+                train_labels=jnp.zeros(_IMAGES, jnp.int32),
+            ),
+            self.key, (self.variables,),
+        )  # fmt: skip
+        steps = parallel.default_steps_per_call(compiler.devices)
+        batch = {"index": jax.ShapeDtypeStruct((1, steps, b), np.int32)}
+        placed = compiler.placed
+        arguments = map(placed, (state, TeacherInputs((self.variables,)), self.data))
+        return compiler.compile(
+            f"{method}, {self.names[0]} to {self.names[1]}", program,
+            (*arguments, placed(batch, 0), placed(self.key)), batch=b,
+            flop=2 * b * (3 * self.trained.multiply_adds + self.taught.multiply_adds),
+            fewest=self.width * b * (5 * self.trained.activations + 2 * self.taught.activations),
+        )  # fmt: skip
+
+    def evaluation(self) -> Row:
+        """The student on a batch of the data set."""
+        import jax
+        import numpy as np
+
+        from kdjax import train
+
+        compiler, b = self.compiler, self.batch
+        program = compiler.devices.map(
+            train.make_eval_step(self.student, _SIZE), in_axes=(None, None, 0), out_axes=0
+        )
+        batch = {"index": jax.ShapeDtypeStruct((1, b), np.int32)}
+        arguments = (self.student_variables, self.data)
+        return compiler.compile(
+            f"evaluation, {self.names[1]}", program,
+            (*map(compiler.placed, arguments), compiler.placed(batch, 0)), batch=b,
+            flop=2 * b * self.trained.multiply_adds,
+            fewest=self.width * b * 2 * self.trained.activations,
+        )  # fmt: skip
+
+    def init(self) -> Row:
+        """The student's initial variables."""
+        import jax.numpy as jnp
+
+        program = self.compiler.devices.map(
+            lambda key: self.student.init(key, jnp.zeros((1, _SIZE, _SIZE, 3))), in_axes=(None,)
+        )
+        return self.compiler.compile(
+            f"init, {self.names[1]}", program, (self.compiler.placed(self.key),), batch=0, flop=0,
+            fewest=4 * self.trained.parameters,
+        )  # fmt: skip
+
+
+def main() -> None:
+    """Compiles what the flags name."""
+    from kdjax import distillers
+
+    if _TARGET.value not in TARGETS:
+        raise UserError(f"no target {_TARGET.value!r}: choose from {', '.join(TARGETS)}")
+    if unknown := [name for name in _PROGRAMS.value if name not in PROGRAMS]:
+        raise UserError(f"no program {unknown[0]!r}: choose from {', '.join(PROGRAMS)}")
+    methods = _METHODS.value
+    if methods == ["all"]:
+        methods = [name for name in distillers.names() if name != "cross_entropy"]
+    compiler = Compiler(TARGETS[_TARGET.value])
+    rows = []
+    print(HEAD)
+    for batch in map(int, _BATCHES.value):
+        for names in _PAIRS.value:
+            pair = Pair(compiler, names, batch)
+            calls: list[Callable[[], Row]] = []
+            if "step" in _PROGRAMS.value:
+                calls += [lambda m=method, p=pair: p.step(m) for method in methods]
+            calls += [getattr(pair, name) for name in PROGRAMS[1:] if name in _PROGRAMS.value]
+            for call in calls:
+                rows.append(call())
+                print(rows[-1].markdown(), flush=True)
+                if _TEXT.value:
+                    name = rows[-1].program.replace(", ", "-").replace(" ", "_")
+                    with open(f"{_TEXT.value}/{name}-{batch}.txt", "w") as file:
+                        file.write(compiler.text)
+    print(json.dumps([row._asdict() for row in rows]))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.start(main, sys.argv))
