@@ -6,7 +6,7 @@
 
 Compiles the programs of kdjax for the target, on any machine; needs the extra `cuda12`, and no
 GPU. From the text of a program come the kernels that a step starts, by kind, and the bytes of
-their operands and results; the resident data set is left out, from which a step takes a batch.
+their operands and results, or of what they take of an operand, such as a batch of the data set.
 Beside them stand
 
 - the fewest bytes, if every convolution's output is written and read once in the forward pass,
@@ -190,7 +190,7 @@ class Compiler:
             compiled = program.lower(*arguments).compile()
         seconds = time.perf_counter() - began
         self.text = compiled.as_text()
-        found = hlo.costs(self.text, f"u8[{_IMAGES},{_SIZE},{_SIZE},3]")
+        found = hlo.costs(self.text)
         temporary = compiled.memory_analysis().temp_size_in_bytes
         floor = max(found.bytes / self.target.bandwidth, flop / self.target.peak[_DTYPE.value])
         return Row(
@@ -300,7 +300,7 @@ class Pair:
             train.make_train_step(
                 student=self.student, distiller=distiller, optimizer=optimizer,
                 views=views.make_views(num_classes=_CLASSES, image_size=_SIZE),
-                teachers=[self.teacher], axis_name=parallel.AXIS,
+                teachers=[self.teacher], axis_name=parallel.AXIS, elementwise=True,
             ),
             in_axes=(None, None, None, 0, None), donate_argnums=0,
         )  # fmt: skip

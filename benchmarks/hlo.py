@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 # Instructions that start no kernel.
@@ -45,7 +45,7 @@ class Costs(NamedTuple):
     Attributes:
       kernels: how many it starts, by `KINDS`: convolutions forward and backward, matrix products,
         elementwise ones, reductions, and others (sorts, collectives, copies).
-      bytes: that these read and write; the resident data set is left out.
+      bytes: that these read and write; of a resident data set the rows of the batch.
     """
 
     kernels: Mapping[str, int]
@@ -84,26 +84,31 @@ def _operands(text: str) -> list[str]:
     return re.findall(r"%([\w.\-]+)", text[: text.index(")")])
 
 
-def costs(text: str, resident: str = "") -> Costs:
+def costs(text: str) -> Costs:
     """The costs of one step of a program.
 
     Args:
-      text: of the compiled program. If there is a loop over steps, which is the longest of all,
-        one turn of it is a step; otherwise the whole program is.
-      resident: the type of the data set that lies on the device, such as `u8[50000,32,32,3]`.
+      text: of the compiled program. If most of its kernels are started in one loop, a turn of it
+        is a step; otherwise the whole program is.
     """
     found, entry = computations(text)
-    bodies = [_called(one, "body") for body in found.values() for one in body if _is_loop(one)]
-    step = max(bodies, key=lambda name: len(found[name]), default="")
-    start = step if step and len(found[step]) > len(found[entry]) else entry
     kernels: Counter[str] = Counter()
     moved = 0
-    for one, times, shapes in _kernels(found, start):
+    for one, times, shapes in _kernels(found, _step(found, entry)):
         kernels[_kind(one, found)] += times
-        operands = (shapes.get(name, "") for name in one.operands)
-        read = sum(size(shape) for shape in operands if not (resident and resident in shape))
-        moved += times * (read + size(one.shape))
+        moved += times * (_read(one, shapes, found) + size(one.shape))
     return Costs({kind: kernels[kind] for kind in KINDS}, moved)
+
+
+def _step(found: Mapping[str, list[Instruction]], entry: str) -> str:
+    """The computation that is a step."""
+    whole = sum(times for _, times, _ in _kernels(found, entry))
+    for one in found[entry]:
+        if _is_loop(one):
+            body = _called(one, "body")
+            if 2 * sum(times for _, times, _ in _kernels(found, body, _turns(one))) > whole:
+                return body
+    return entry
 
 
 def _kernels(
@@ -113,8 +118,7 @@ def _kernels(
     shapes = {one.name: one.shape for one in found[start]}
     for one in found[start]:
         if _is_loop(one):
-            known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', one.text)
-            yield from _kernels(found, _called(one, "body"), times * int(known[1] if known else 1))
+            yield from _kernels(found, _called(one, "body"), times * _turns(one))
         elif one.opcode in ("call", "conditional") or (
             one.opcode in ("async-start", "fusion") and "kind=" not in one.text
         ):
@@ -125,8 +129,41 @@ def _kernels(
             yield one, times, shapes
 
 
+def _read(
+    one: Instruction, shapes: Mapping[str, str], found: Mapping[str, list[Instruction]]
+) -> int:
+    """Bytes that a kernel reads; of what it only takes slices or rows of, these."""
+    if one.opcode != "fusion":
+        return sum(size(shapes.get(name, "")) for name in one.operands)
+    inner = found[_called(one, "calls")]
+    parameters = {
+        int(found_one.text[: found_one.text.index(")")]): found_one
+        for found_one in inner
+        if found_one.opcode == "parameter"
+    }
+    return sum(_taken(parameters[i], inner) for i in range(len(one.operands)))
+
+
+def _taken(one: Instruction, inner: Sequence[Instruction]) -> int:
+    users = [user for user in inner if one.name in user.operands]
+    parts = [
+        _taken(user, inner) if user.opcode == "bitcast" else size(user.shape)
+        for user in users
+        if user.opcode in ("slice", "dynamic-slice", "gather", "bitcast")
+        and user.operands[0] == one.name
+    ]
+    whole = size(one.shape)
+    return min(whole, sum(parts)) if len(parts) == len(users) else whole
+
+
 def _is_loop(one: Instruction) -> bool:
     return one.opcode == "while"
+
+
+def _turns(loop: Instruction) -> int:
+    """How often a loop's body is run; once where only the running program knows."""
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.text)
+    return int(known[1]) if known else 1
 
 
 def _called(one: Instruction, what: str) -> str:

@@ -99,6 +99,7 @@ def main() -> None:
             views=views.make_views(num_classes=k, image_size=size),
             teachers=teachers,
             axis_name=parallel.AXIS,
+            elementwise=True,
             several_seeds=True,
         ),
         in_axes=(None, None, None, 0, None),

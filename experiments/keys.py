@@ -16,7 +16,7 @@ from experiments.rules import (
     Text,
     Whole,
 )
-from kdjax import adversarial, networks, optimizers, schedules, train
+from kdjax import adversarial, networks, optimizers, schedules, teachers
 from kdjax.data import policies, views
 from kdjax.distillers.combine import PARTS
 
@@ -251,7 +251,7 @@ PHASE: Keys = {
         "The same: networks that the phase is measured against.",
     ),
     "teacher_batch_norm": Key(
-        "running", Choice(train.TEACHER_BATCH_NORMS), "Averages, or statistics of the batch."
+        "running", Choice(teachers.BATCH_NORMS), "Averages, or statistics of the batch."
     ),
     "objective": Key(
         {"cross_entropy": {"weight": 1.0}}, None,

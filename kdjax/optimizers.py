@@ -72,6 +72,11 @@ def create(
     )
 
 
+def is_elementwise(name: str, decay_mask: str) -> bool:
+    """Whether an optimiser of `create` treats every element alike, whatever array it is in."""
+    return name != "adafactor" and decay_mask == "all"
+
+
 def schedule_position(opt_state: PyTree) -> int:
     """The position in the learning rate's schedule of the next update; 0 without a schedule."""
 

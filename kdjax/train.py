@@ -10,14 +10,14 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import optax
-from jax.ad_checkpoint import checkpoint_name
 
 from kdjax import metrics as batch_metrics
-from kdjax import parallel
+from kdjax import parallel, updates
 from kdjax.data import batches, seen, views
 from kdjax.data.views import Views
 from kdjax.jaxprs import dependencies
 from kdjax.remembered import remembered
+from kdjax.teachers import LOGITS, Teachers
 from kdjax.types import (
     Array,
     Context,
@@ -32,9 +32,6 @@ from kdjax.types import (
     Variables,
     first_line,
 )
-
-TEACHER_BATCH_NORMS = ("running", "batch")
-_TEACHER_LOGITS = "teacher_logits"
 
 
 class TrainStep(Protocol):
@@ -179,6 +176,7 @@ def make_train_step(
     several_seeds: bool = False,
     labelled: Sequence[bool] = (True,),
     at_student_size: Sequence[bool] = (),
+    elementwise: bool = False,
 ) -> TrainStep:
     """The train step.
 
@@ -200,10 +198,10 @@ def make_train_step(
       ema_decay: decay of an exponential moving average of the student's variables, in [0, 1).
         It rises from 0.1 as (1 + step) / (10 + step) until it reaches this value. 0 keeps no
         average.
-      teacher_batch_norm: one of `TEACHER_BATCH_NORMS`. With `running` the teachers normalise by
-        their running averages, as in evaluation. With `batch` they are applied in training
-        mode, with the statistics of the batch and with dropout, like published code that never
-        switches the teacher to evaluation mode; their running averages are not updated.
+      teacher_batch_norm: one of `kdjax.teachers.BATCH_NORMS`. With `running` the teachers
+        normalise by their running averages, as in evaluation. With `batch` they are applied in
+        training mode, with the statistics of the batch and with dropout, like published code
+        that never switches the teacher to evaluation mode; their running averages are not updated.
       axis_name: the mapped axis over which batches are sharded, or None.
       several_seeds: train several students in one program. `state` and `metrics` are then
         tuples with one entry per student, all at the same step, and `teachers`, `batch` and
@@ -214,6 +212,9 @@ def make_train_step(
         `data` and `batch`. Its images are seen in the same forward pass.
       at_student_size: for each teacher whether it sees the student's view, where the teacher's
         view has another resolution; () if none does.
+      elementwise: whether the optimiser treats every element alike, whatever array it is in
+        (`kdjax.optimizers.is_elementwise`). On accelerators all parameters are one vector then,
+        and are updated by a few kernels instead of one for each array.
 
     Returns:
       `step(state, teachers, data, batch, rng) -> (state, metrics)`:
@@ -229,22 +230,11 @@ def make_train_step(
         even be computed.
     """
 
-    sees_students = at_student_size or [False] * len(teachers)
-    view_fns = (views,) if callable(views) else tuple(views)
+    def uses_vectors(state: TrainState) -> bool:
+        return elementwise and not parallel.on_cpu() and updates.can_pack(state)
 
-    def apply_teacher(
-        i: int, inputs: TeacherInputs, view: Views, index: Array, dropout_key: Array
-    ) -> Outputs:
-        teacher, variables = teachers[i], inputs.variables[i]
-        images = view.student if sees_students[i] else view.teacher
-        if teacher_batch_norm == "batch":
-            outputs = teacher.train(variables, images, dropout_key)[0]
-        else:
-            outputs = teacher.evaluate(variables, images)
-        if inputs.logits:
-            outputs = outputs._replace(logits=jnp.take(inputs.logits[i], index, axis=0))
-        named = checkpoint_name(outputs.logits, _TEACHER_LOGITS)
-        return jax.lax.stop_gradient(outputs._replace(logits=named))
+    taught = Teachers(teachers, teacher_batch_norm, at_student_size or [False] * len(teachers))
+    view_fns = (views,) if callable(views) else tuple(views)
 
     def make_objective(
         state: TrainState,
@@ -268,10 +258,7 @@ def make_train_step(
             outputs, batch_stats = student.train(variables, view.student, dropout_key)
             context = Context(
                 student=outputs,
-                teachers=tuple(
-                    apply_teacher(i, teacher_inputs, view, index, dropout_key)
-                    for i in range(len(teachers))
-                ),
+                teachers=taught.outputs(teacher_inputs, view, index, dropout_key),
                 labels=view.labels,
                 index=index,
                 step=state.step,
@@ -321,7 +308,7 @@ def make_train_step(
             return make_objective(state, teacher_inputs, data, rng, parts, False)(trained)[0]
 
         trained, names = dependencies(loss, (state.params, state.method_params))
-        return trained, _TEACHER_LOGITS in names
+        return trained, LOGITS in names
 
     def update(
         state: TrainState,
@@ -357,26 +344,11 @@ def make_train_step(
             metrics = _mean(metrics)
         # Batch statistics too: without synchronised batch norm they differ between devices.
         grad, metrics, batch_stats = parallel.pmean((grad, metrics, state.batch_stats), axis_name)
-        trained = (state.params, state.method_params)
-        updates, opt_state = optimizer.update(grad, state.opt_state, trained)
-        # Weight decay would still change what the objective does not reach.
-        updates = jax.tree.map(lambda u, used: u if used else jnp.zeros_like(u), updates, trains)
-        params, method_params = optax.apply_updates(trained, updates)
-        ema = state.ema
-        if ema_decay:
-            rate = 1 - jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-            new = {"params": params, "batch_stats": batch_stats}
-            ema = optax.incremental_update(new, state.ema, rate)
-        state = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            params=params,
-            batch_stats=batch_stats,
-            method_params=method_params,
-            opt_state=opt_state,
-            ema=ema,
-        )
-        return state, metrics | {"gradient_norm": optax.tree.norm(grad)}
+        state, norm = updates.apply(
+            optimizer, grad, dataclasses.replace(state, batch_stats=batch_stats), trains,
+            ema_decay=ema_decay, as_vectors=uses_vectors(state),
+        )  # fmt: skip
+        return state, metrics | {"gradient_norm": norm}
 
     def update_all(
         states: tuple[TrainState, ...],
@@ -415,10 +387,28 @@ def make_train_step(
         # Students of several seeds have the same networks and the same objective.
         one_student = (of_one(state), of_one(teachers), data, of_one(batch), of_one(rng))
         reached = find_reached(*one_student)
-        state, metrics = parallel.loop(
-            lambda state, one: update_once(state, teachers, data, one, rng, reached), state, batch
+        first = jax.tree.map(lambda x: x[0], of_one(batch))
+
+        def see() -> Views:
+            return seen.joined(seen.see(view_fns, data, first, of_one(rng), axis_name)[0])[0]
+
+        inputs = tuple(
+            taught.prepare(one, see) for one in (teachers if several_seeds else [teachers])
         )
-        return state, _mean(metrics)
+        teachers = inputs if several_seeds else inputs[0]
+
+        def of_each(change: Callable[[TrainState], TrainState], states: Any) -> Any:
+            if not uses_vectors(of_one(states)):
+                return states
+            return tuple(map(change, states)) if several_seeds else change(states)
+
+        def body(packed: Any, one: Any) -> tuple[Any, Metrics]:
+            state = of_each(updates.unpack, packed)
+            state, metrics = update_once(state, teachers, data, one, rng, reached)
+            return of_each(updates.pack, state), metrics
+
+        packed, metrics = parallel.loop(body, of_each(updates.pack, state), batch)
+        return of_each(updates.unpack, packed), _mean(metrics)
 
     return step
 

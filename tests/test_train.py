@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny_network import Tiny
 
 import kdjax
 from kdjax import distillers, losses, models, optimizers, parallel, train
@@ -447,3 +448,34 @@ def test_beside_the_labels_every_parameter_is_trained(name, monkeypatch):
     assert len(found) == 1
     trained, _ = found[0]
     assert all(jax.tree.leaves(trained))
+
+
+def _trained_teacher(network):
+    """Variables whose batch norms are no identities."""
+    variables = network.init(jax.random.key(7), jnp.zeros((1, *SHAPE)))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: x + rng.uniform(0, 0.5, x.shape).astype(np.float32), variables)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"elementwise": True, "ema_decay": 0.9},
+        {"elementwise": True, "grad_accum_steps": 2},
+        {"elementwise": True, "teacher_batch_norm": "batch"},
+        {"elementwise": False},
+    ],
+    ids=str,
+)
+def test_a_step_for_accelerators_does_what_one_for_the_cpu_does(monkeypatch, options):
+    """Steps are scanned, parameters are one vector, and the teacher's batch norms are folded."""
+    module = Tiny(num_classes=CLASSES, in_channels=1)
+    student, teacher = (Network(module, (0.4,), (scale,)) for scale in (0.3, 0.4))
+    variables = _trained_teacher(teacher)
+    found = []
+    for on_cpu in (True, False):
+        monkeypatch.setattr(parallel, "on_cpu", lambda on_cpu=on_cpu: on_cpu)
+        run = Run(student, teacher, **options)
+        run.teachers = run.devices.replicate(TeacherInputs((variables,)))
+        found.append(run(4, per_call=4))
+    chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-6)

@@ -21,6 +21,6 @@ class Tiny(Model):
     def __call__(self, images, train=False):
         x = self.check_images(images)
         norm = self.layer_norm() if self.norm == "layer" else self.batch_norm(train)
-        x = nn.relu(norm(name="norm")(self.conv(self.width, 3, stride=2, name="conv")(x)))
+        x = nn.relu(self.conv_norm(x, norm, ("conv", "norm"), self.width, 3, stride=2))
         x = x.mean((1, 2))
         return Outputs(self.classifier(x, name="fc"), {"pre_logits": x})

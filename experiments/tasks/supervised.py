@@ -68,6 +68,7 @@ class Supervised:
       teacher_batch_norm: as for `kdjax.train.make_train_step`.
       sync_batch_norm: whether the networks' batch norm averages over all devices.
       reestimate_batch_norm: whether to measure batch statistics again before the first step.
+      elementwise: whether the optimiser treats every element alike.
     """
 
     network: Network
@@ -88,6 +89,7 @@ class Supervised:
     teacher_batch_norm: str = "running"
     sync_batch_norm: bool = True
     reestimate_batch_norm: bool = False
+    elementwise: bool = False
 
     @classmethod
     def create(cls, setup: Setup, length: Length) -> "Supervised":
@@ -121,6 +123,7 @@ class Supervised:
             teacher_batch_norm=config.teacher_batch_norm,
             sync_batch_norm=config.sync_batch_norm,
             reestimate_batch_norm=config.reestimate_batch_norm,
+            elementwise=optimizers.is_elementwise(optimizer["name"], optimizer["decay_mask"]),
         )
         task.all_views()
         task.check_teacher_views()
@@ -194,6 +197,7 @@ class Supervised:
                 ema_decay=self.ema_decay,
                 axis_name=parallel.AXIS,
                 several_seeds=True,
+                elementwise=self.elementwise,
                 labelled=self._labelled,
                 at_student_size=[
                     not size and any(self.teacher_sizes) for size in self.teacher_sizes

@@ -11,6 +11,9 @@ from jax import lax
 from kdjax import parallel
 from kdjax.types import Array
 
+# The collection of what evaluation computes from variables alone (`Network.prepare`).
+FOLDED = "folded"
+
 
 class BatchNorm(nn.Module):
     """Batch norm over the last axis, with the arguments, variables and results of `nn.BatchNorm`.
@@ -43,8 +46,12 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
         if self.use_running_average:
-            rstd = lax.rsqrt(variances.value + self.epsilon)
-            return _affine(_at_least_float32(x), means.value, rstd * scale, bias).astype(self.dtype)
+            slope = lax.rsqrt(variances.value + self.epsilon) * scale
+            if self.has_variable(FOLDED, "slope"):
+                slope = self.get_variable(FOLDED, "slope")
+            elif self.is_mutable_collection(FOLDED) and not self.is_initializing():
+                self.put_variable(FOLDED, "slope", slope)
+            return _affine(_at_least_float32(x), means.value, slope, bias).astype(self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name
         y, mean, variance = _normalize(x, scale, bias, self.epsilon, axis_name)
         if not self.is_initializing():

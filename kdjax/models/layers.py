@@ -13,7 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from kdjax.models.batch_norm import BatchNorm
+from kdjax import parallel
+from kdjax.models.batch_norm import FOLDED, BatchNorm
 from kdjax.models.convolution import convolve
 from kdjax.types import Array, UserError
 
@@ -129,7 +130,30 @@ class Layers(nn.Module):
         **kwargs: Any,
     ) -> Array:
         """Applies `conv` and `norm`, named `names[0]` and `names[1]`, without an activation."""
-        return norm(name=names[1])(self.conv(features, kernel, name=names[0], **kwargs)(x))
+        if self.has_variable(FOLDED, names[0]):
+            folded: Any = self.get_variable(FOLDED, names[0])
+            conv = self.conv(features, kernel, **kwargs | {"use_bias": True}, parent=None)
+            found: Any = conv.apply({"params": folded}, x)
+            return found
+        y = norm(name=names[1])(self.conv(features, kernel, name=names[0], **kwargs)(x))
+        given: Any = norm
+        foldable = (
+            getattr(given, "func", None) is BatchNorm and (given.keywords["use_running_average"])
+        )
+        if foldable and self.is_mutable_collection(FOLDED) and not self.is_initializing():
+            epsilon = given.keywords.get("epsilon", BatchNorm.epsilon)
+            self.put_variable(FOLDED, names[0], self._fold(*names, epsilon))
+        return y
+
+    def _fold(self, conv: str, norm: str, epsilon: float) -> dict[str, Array]:
+        """The kernel and the bias of a convolution that includes the batch norm behind it."""
+        params, stats = self.variables["params"], self.variables["batch_stats"][norm]
+        slope = params[norm]["scale"] * jax.lax.rsqrt(stats["var"] + epsilon)
+        bias = params[norm]["bias"] + slope * (params[conv].get("bias", 0) - stats["mean"])
+        return {
+            "kernel": (params[conv]["kernel"] * slope[None, None, None]).astype(self.dtype),
+            "bias": bias.astype(self.dtype),
+        }
 
     def dense(self, x: Array, features: int, *, name: str, **kwargs: Any) -> Array:
         """Applies a linear layer: [b, d] to [b, features]."""
@@ -205,7 +229,7 @@ def relu(x: Array) -> Array:
     recomputes its inputs there: in a residual network, every weight gradient would recompute
     the whole chain of residual sums before it.
     """
-    return jnp.where(x <= 0, 0, x)
+    return jnp.where(x <= 0, 0, x) if parallel.on_cpu() else jax.nn.relu(x)
 
 
 def global_average_pool(feature_map: Array) -> Array:

@@ -114,10 +114,11 @@ class WideResNet(Model):
         if self.bottleneck:
             layers = [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
         y = activated
-        for index, (features, kernel, step) in enumerate(layers, start=1):
-            if index > 1:
-                y = relu(norm(name=f"{name}_bn{index}")(y))
-            y = self.conv(features, kernel, stride=step, name=f"{name}_conv{index}")(y)
+        for index, (features, kernel, step) in enumerate(layers[:-1], start=1):
+            names = (f"{name}_conv{index}", f"{name}_bn{index + 1}")
+            y = relu(self.conv_norm(y, norm, names, features, kernel, stride=step))
+        features, kernel, step = layers[-1]
+        y = self.conv(features, kernel, stride=step, name=f"{name}_conv{len(layers)}")(y)
         if x.shape != y.shape:
             x = self._project(x, activated, y.shape[-1], stride, name)
         return y + x

@@ -1,0 +1,161 @@
+"""The update of a state by its gradient; on accelerators of all parameters as one vector.
+
+An update of each array by itself starts a kernel for every one of them, and the step of a small
+network takes as long as its kernels need to be started.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kdjax.types import Array, PyTree, TrainState
+
+
+def _order(ndim: int) -> tuple[int, ...]:
+    """The order of the axes of an array in a vector: kernels as cuDNN takes them, [o, h, w, i]."""
+    return (3, 0, 1, 2) if ndim == 4 else tuple(range(ndim))
+
+
+@flax.struct.dataclass
+class Flat:
+    """A tree of float32 arrays as one vector; itself a tree with that single leaf.
+
+    Attributes:
+      vector: float32 [n], all elements in the order of the leaves.
+      structure: of the tree.
+      shapes: of its leaves.
+    """
+
+    vector: Array
+    structure: Any = flax.struct.field(pytree_node=False)
+    shapes: tuple[tuple[int, ...], ...] = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def of(cls, tree: PyTree) -> "Flat":
+        """A tree as a vector. Of slices of a vector in their order, XLA makes that vector."""
+        leaves, structure = jax.tree.flatten(tree)
+        shapes = tuple(leaf.shape for leaf in leaves)
+        rows = [leaf.transpose(_order(leaf.ndim)).reshape(-1) for leaf in leaves]
+        return cls(jnp.concatenate([jnp.zeros(0), *rows]), structure, shapes)
+
+    def tree(self) -> PyTree:
+        """The tree."""
+        leaves, start = [], 0
+        for shape in self.shapes:
+            stop, order = start + math.prod(shape), _order(len(shape))
+            leaf = self.vector[start:stop].reshape([shape[axis] for axis in order])
+            leaves.append(leaf.transpose(np.argsort(order)))
+            start = stop
+        return jax.tree.unflatten(self.structure, leaves)
+
+
+def can_pack(state: TrainState) -> bool:
+    """Whether a state's trees can be vectors: all their arrays are float32. A packed one's can."""
+    trees = (state.params, state.method_params, state.batch_stats, state.ema)
+    return all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(trees))
+
+
+def _flattened(tree: PyTree, like: PyTree) -> PyTree:
+    """A tree, such as an optimiser's state, with vectors for its parts that are like `like`."""
+    structure: Any = jax.tree.structure(like)
+
+    def is_like(node: Any) -> bool:
+        return jax.tree.structure(node) == structure
+
+    return jax.tree.map(lambda x: Flat.of(x) if is_like(x) else x, tree, is_leaf=is_like)
+
+
+def _restored(tree: PyTree) -> PyTree:
+    """The inverse of `_flattened`."""
+
+    def is_flat(node: Any) -> bool:
+        return isinstance(node, Flat)
+
+    return jax.tree.map(lambda x: x.tree() if is_flat(x) else x, tree, is_leaf=is_flat)
+
+
+def apply(
+    optimizer: optax.GradientTransformation,
+    grad: PyTree,
+    state: TrainState,
+    trains: PyTree,
+    *,
+    ema_decay: float,
+    as_vectors: bool,
+) -> tuple[TrainState, Array]:
+    """Updates parameters, the optimiser's state, the moving average and the step.
+
+    Args:
+      optimizer: over `(student params, method params)`.
+      grad: of these.
+      state: with the new batch statistics.
+      trains: for each array whether the objective depends on it; the others stay as they are,
+        which weight decay would still change.
+      ema_decay: as for `kdjax.train.make_train_step`.
+      as_vectors: update all arrays as one vector; the optimiser must be elementwise.
+
+    Returns:
+      The state, and the norm of the gradient.
+    """
+    trained, opt_state, averages = (state.params, state.method_params), state.opt_state, state.ema
+    whole: Callable[[PyTree], PyTree] = Flat.of if as_vectors else lambda tree: tree
+    if as_vectors:
+        opt_state = _flattened(opt_state, trained)
+        sizes = [leaf.size for leaf in jax.tree.leaves(trained)]
+        used = np.repeat(jax.tree.leaves(trains), sizes)
+        # One value where all are the same, which costs nothing.
+        of_all: Any = True if used.all() else used
+        trains = dataclasses.replace(Flat.of(trained), vector=of_all)
+    grad, trained, averages = whole(grad), whole(trained), whole(averages)
+    changes, opt_state = optimizer.update(grad, opt_state, trained)
+    changes = jax.tree.map(
+        lambda change, used: change if used is True else jnp.where(used, change, 0),
+        changes, trains,
+    )  # fmt: skip
+    params, method_params = _restored(optax.apply_updates(trained, changes))
+    if ema_decay:
+        rate = 1 - jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+        new = whole({"params": params, "batch_stats": state.batch_stats})
+        averages = optax.incremental_update(new, averages, rate)
+    state = dataclasses.replace(
+        state,
+        step=state.step + 1,
+        params=params,
+        method_params=method_params,
+        opt_state=_restored(opt_state),
+        ema=_restored(averages),
+    )
+    return state, optax.tree.norm(grad)
+
+
+def pack(state: TrainState) -> TrainState:
+    """A state whose trees are vectors, to be carried from step to step."""
+    trained = (state.params, state.method_params)
+    return dataclasses.replace(
+        state,
+        params=Flat.of(trained),
+        method_params={},
+        batch_stats=Flat.of(state.batch_stats),
+        opt_state=_flattened(state.opt_state, trained),
+        ema=Flat.of(state.ema),
+    )
+
+
+def unpack(packed: TrainState) -> TrainState:
+    """The inverse of `pack`."""
+    params, method_params = packed.params.tree()
+    return dataclasses.replace(
+        packed,
+        params=params,
+        method_params=method_params,
+        batch_stats=packed.batch_stats.tree(),
+        opt_state=_restored(packed.opt_state),
+        ema=packed.ema.tree(),
+    )
