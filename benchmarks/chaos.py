@@ -44,7 +44,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "seeds": (_DISTILL, *_SMALL, "--config.seeds=0,1"),
     "best": (
         _DISTILL, *_SMALL, "--config.data.validation=0.2", "--config.train.select=best",
-        "--config.train.ema_decay=0.9",
+        "--config.train.ema_decay=0.9", "--config.student.shots=3",
     ),
     "zero_shot": (
         "--config=configs/zero_shot.py", "--config.teacher.steps=20", "--config.log_every=2",
