@@ -356,6 +356,80 @@ class Pair:
             fewest=4 * self.trained.parameters,
         )  # fmt: skip
 
+    def zero_shot(self) -> Row:
+        """A pseudo-batch: an update of the generator, and ten of the student with its attention."""
+        import jax
+        import numpy as np
+
+        from configs import common
+        from experiments import models
+        from experiments.data import PhaseData
+        from experiments.length import Length, StepLimit
+        from experiments.tasks import DataFree, Setup
+
+        compiler, b, updates = self.compiler, self.batch, 10
+        config = common.inherit(
+            common.base().student, batch_size=b, objective={"at": {"weight": 250.0}},
+            adversarial={"student_steps": (updates,)},
+            optimizer={
+                "name": "adam", "learning_rate": 2e-3, "weight_decay": 0.0, "grad_clip_norm": 5.0,
+            },
+        )  # fmt: skip
+        data = PhaseData(splits={}, num_classes=_CLASSES, channels=3, image_size=_SIZE)
+        setup = Setup("zero_shot", config, self.student, [self.teacher], data, compiler.devices)
+        task = DataFree.create(setup, Length(StepLimit(1000), 1.0))
+        state = jax.eval_shape(
+            lambda key, one: task.init(key, one, None), self.key, (self.variables,)
+        )
+        program = task.adversary.scan(compiler.devices, generator_steps=1, student_steps=updates)
+        indices = jax.ShapeDtypeStruct((1, 32, b), np.int32)
+        placed = compiler.placed
+        trained, taught = self.trained, self.taught
+        generated = models.describe("generator")
+        # Forward and both gradients of the generator and, with respect to images, of the two
+        # networks; then the teacher once, and forward and both gradients of each student's update.
+        operations = (
+            3 * generated.multiply_adds + 2 * (taught.multiply_adds + trained.multiply_adds)
+            + generated.multiply_adds + taught.multiply_adds + 3 * updates * trained.multiply_adds
+        )  # fmt: skip
+        arrays = (
+            5 * generated.activations + 5 * (taught.activations + trained.activations)
+            + 2 * generated.activations + 2 * taught.activations
+            + 5 * updates * trained.activations
+        )  # fmt: skip
+        return compiler.compile(
+            f"zero-shot, {self.names[0]} to {self.names[1]}", program,
+            (placed(state), placed((self.variables,)), placed(indices, 0), placed(self.key)),
+            batch=b, flop=2 * b * operations, fewest=self.width * b * arrays,
+        )  # fmt: skip
+
+    def transition_curves(self) -> Row:
+        """A step of the curves from the student across its boundaries, for a batch of images."""
+        import jax
+        import numpy as np
+
+        from kdjax.adversarial.transition_curves import follow_all, make_step
+
+        compiler, b = self.compiler, self.batch
+
+        def follow(variables: Any, taught: Any, images: Any, targets: Any) -> Any:
+            step = make_step(
+                lambda x: self.student.evaluate(variables, x).logits,
+                lambda x: self.teacher.evaluate(taught, x).logits, 1.0,
+            )  # fmt: skip
+            return follow_all(step, 100, images, targets)
+
+        program = compiler.devices.map(follow, in_axes=(None,) * 4)
+        images = jax.ShapeDtypeStruct((b, _SIZE, _SIZE, 3), np.float32)
+        targets = jax.ShapeDtypeStruct((b,), np.int32)
+        arguments = (self.student_variables, self.variables, images, targets)
+        return compiler.compile(
+            f"curves, {self.names[1]} and {self.names[0]}", program,
+            tuple(map(compiler.placed, arguments)), batch=b,
+            flop=2 * b * (2 * self.trained.multiply_adds + self.taught.multiply_adds),
+            fewest=self.width * b * (4 * self.trained.activations + 2 * self.taught.activations),
+        )  # fmt: skip
+
 
 def main() -> None:
     """Compiles what the flags name."""

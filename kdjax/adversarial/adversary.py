@@ -345,6 +345,18 @@ class Adversary:
         student_metrics = jax.tree.map(lambda *x: jnp.concatenate(x), *histories)
         return _next_pseudo_batch(state), generator_metrics | _mean(student_metrics)
 
+    def scan(self, devices: parallel.Devices, **updates: int) -> Callable[..., Any]:
+        """Compiles the program of accelerators for given numbers of updates; see `make_step`."""
+
+        def run(state: Any, teacher_variables: Any, indices: Array, rng: Array) -> Any:
+            def pseudo_batch(state: Any, index: Array) -> tuple[AdversarialState, Metrics]:
+                return self.pseudo_batch(state, teacher_variables, index, rng, **updates)
+
+            state, metrics = parallel.loop(pseudo_batch, state, indices)
+            return state, _mean(metrics)
+
+        return devices.map(run, in_axes=(None, None, 0, None), donate_argnums=0)
+
     def make_step(self, devices: parallel.Devices) -> PseudoBatchStep:
         """Compiles pseudo-batches for all devices.
 
@@ -363,21 +375,7 @@ class Adversary:
           averaged. The state is donated.
         """
         if not devices.on_cpu:
-
-            @functools.cache
-            def program(**updates: int) -> Callable[..., Any]:
-                def run(state: Any, teacher_variables: Any, indices: Array, rng: Array) -> Any:
-                    state, metrics = parallel.loop(
-                        lambda state, index: self.pseudo_batch(
-                            state, teacher_variables, index, rng, **updates
-                        ),
-                        state,
-                        indices,
-                    )
-                    return state, _mean(metrics)
-
-                return devices.map(run, in_axes=(None, None, 0, None), donate_argnums=0)
-
+            program = functools.cache(functools.partial(self.scan, devices))
             return lambda *args, **updates: program(**updates)(*args)
 
         @functools.cache

@@ -1,5 +1,6 @@
 """How alike the decision boundaries of two networks are (Micaelli & Storkey 2019)."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -57,18 +58,7 @@ def transition_curves(
     targets = ((np.asarray(labels, np.int32)[:, None] + offsets) % num_classes).reshape(-1)[index]
     start = np.asarray(images, np.float32)
 
-    def step(x: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
-        def objective(x: Array) -> tuple[Array, Array]:
-            logits = apply_a(x)
-            return jnp.sum(losses.cross_entropy(logits, targets)), logits
-
-        grad, logits_a = jax.grad(objective, has_aux=True)(x)
-        p_a, p_b = (
-            jnp.take_along_axis(jax.nn.softmax(logits), targets[:, None], axis=-1)[:, 0]
-            for logits in (logits_a, apply_b(x))
-        )
-        return x - step_size * grad, (p_a, p_b)
-
+    step = make_step(apply_a, apply_b, step_size)
     if parallel.on_cpu():
         # A loop inside a program is slow on the CPU.
         one_step = jax.jit(step, donate_argnums=0)
@@ -82,13 +72,41 @@ def transition_curves(
             p_a, p_b = zip(*jax.device_get(curves), strict=True)
             return np.stack(p_a), np.stack(p_b)
     else:
-        follow = jax.jit(lambda x, t: jax.lax.scan(lambda x, _: step(x, t), x, length=steps)[1])
+        follow = jax.jit(functools.partial(follow_all, step, steps))
     parts = []
     for chunk in np.split(index, max(1, len(index) // chunk_size)):
         x, t = parallel.spread((start[chunk // others], targets[chunk]))
         parts.append(jax.device_get(follow(x, t)))
     p_a, p_b = (np.concatenate(p, axis=1)[:, :trajectories] for p in zip(*parts, strict=True))
     return tuple(jnp.asarray(p).T.reshape(n, others, steps) for p in (p_a, p_b))  # type: ignore
+
+
+def make_step(
+    apply_a: Callable[[Array], Array], apply_b: Callable[[Array], Array], step_size: float
+) -> Callable[[Array, Array], tuple[Array, tuple[Array, Array]]]:
+    """A step towards the targets: `step(x, targets) -> (next x, (p_a, p_b))`."""
+
+    def step(x: Array, targets: Array) -> tuple[Array, tuple[Array, Array]]:
+        def objective(x: Array) -> tuple[Array, Array]:
+            logits = apply_a(x)
+            return jnp.sum(losses.cross_entropy(logits, targets)), logits
+
+        grad, logits_a = jax.grad(objective, has_aux=True)(x)
+        p_a, p_b = (
+            jnp.take_along_axis(jax.nn.softmax(logits), targets[:, None], axis=-1)[:, 0]
+            for logits in (logits_a, apply_b(x))
+        )
+        return x - step_size * grad, (p_a, p_b)
+
+    return step
+
+
+def follow_all(
+    step: Callable[..., Any], steps: int, x: Array, targets: Array
+) -> tuple[Array, Array]:
+    """All steps from `x` in one program, as on accelerators; (p_a, p_b), each [steps, m]."""
+    curves: tuple[Array, Array] = jax.lax.scan(lambda x, _: step(x, targets), x, length=steps)[1]
+    return curves
 
 
 def mean_transition_error(p_a: Array, p_b: Array) -> Array:
