@@ -7,7 +7,7 @@ network takes as long as its kernels need to be started.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.struct
 import jax
@@ -16,6 +16,8 @@ import numpy as np
 import optax
 
 from kdjax.types import Array, PyTree, TrainState
+
+S = TypeVar("S", bound=TrainState)
 
 
 def _order(ndim: int) -> tuple[int, ...]:
@@ -62,7 +64,7 @@ def can_pack(state: TrainState) -> bool:
     return all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(trees))
 
 
-def _flattened(tree: PyTree, like: PyTree) -> PyTree:
+def flattened(tree: PyTree, like: PyTree) -> PyTree:
     """A tree, such as an optimiser's state, with vectors for its parts that are like `like`."""
     structure: Any = jax.tree.structure(like)
 
@@ -72,13 +74,35 @@ def _flattened(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(lambda x: Flat.of(x) if is_like(x) else x, tree, is_leaf=is_like)
 
 
-def _restored(tree: PyTree) -> PyTree:
-    """The inverse of `_flattened`."""
+def restored(tree: PyTree) -> PyTree:
+    """The inverse of `flattened`."""
 
     def is_flat(node: Any) -> bool:
         return isinstance(node, Flat)
 
     return jax.tree.map(lambda x: x.tree() if is_flat(x) else x, tree, is_leaf=is_flat)
+
+
+def step(
+    optimizer: optax.GradientTransformation,
+    rate: Any,
+    grad: PyTree,
+    opt_state: Any,
+    params: PyTree,
+    *,
+    as_vectors: bool = False,
+) -> tuple[PyTree, Any]:
+    """Applies the update of an optimiser with a learning rate of 1, times `rate`.
+
+    Returns:
+      The parameters, and the optimiser's state.
+    """
+    if as_vectors:
+        opt_state = flattened(opt_state, params)
+        grad, params = Flat.of(grad), Flat.of(params)
+    changes, opt_state = optimizer.update(grad, opt_state, params)
+    params = optax.apply_updates(params, optax.tree.scale(rate, changes))
+    return restored(params), restored(opt_state)
 
 
 def apply(
@@ -107,7 +131,7 @@ def apply(
     trained, opt_state, averages = (state.params, state.method_params), state.opt_state, state.ema
     whole: Callable[[PyTree], PyTree] = Flat.of if as_vectors else lambda tree: tree
     if as_vectors:
-        opt_state = _flattened(opt_state, trained)
+        opt_state = flattened(opt_state, trained)
         sizes = [leaf.size for leaf in jax.tree.leaves(trained)]
         used = np.repeat(jax.tree.leaves(trains), sizes)
         # One value where all are the same, which costs nothing.
@@ -119,7 +143,7 @@ def apply(
         lambda change, used: change if used is True else jnp.where(used, change, 0),
         changes, trains,
     )  # fmt: skip
-    params, method_params = _restored(optax.apply_updates(trained, changes))
+    params, method_params = restored(optax.apply_updates(trained, changes))
     if ema_decay:
         rate = 1 - jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         new = whole({"params": params, "batch_stats": state.batch_stats})
@@ -129,13 +153,13 @@ def apply(
         step=state.step + 1,
         params=params,
         method_params=method_params,
-        opt_state=_restored(opt_state),
-        ema=_restored(averages),
+        opt_state=restored(opt_state),
+        ema=restored(averages),
     )
     return state, optax.tree.norm(grad)
 
 
-def pack(state: TrainState) -> TrainState:
+def pack(state: S) -> S:
     """A state whose trees are vectors, to be carried from step to step."""
     trained = (state.params, state.method_params)
     return dataclasses.replace(
@@ -143,12 +167,12 @@ def pack(state: TrainState) -> TrainState:
         params=Flat.of(trained),
         method_params={},
         batch_stats=Flat.of(state.batch_stats),
-        opt_state=_flattened(state.opt_state, trained),
+        opt_state=flattened(state.opt_state, trained),
         ema=Flat.of(state.ema),
     )
 
 
-def unpack(packed: TrainState) -> TrainState:
+def unpack(packed: S) -> S:
     """The inverse of `pack`."""
     params, method_params = packed.params.tree()
     return dataclasses.replace(
@@ -156,6 +180,6 @@ def unpack(packed: TrainState) -> TrainState:
         params=params,
         method_params=method_params,
         batch_stats=packed.batch_stats.tree(),
-        opt_state=_restored(packed.opt_state),
+        opt_state=restored(packed.opt_state),
         ema=packed.ema.tree(),
     )

@@ -225,4 +225,5 @@ def _make_adversary(setup: Setup, length: Length, settings: Settings) -> Adversa
         ),
         stale_teacher=settings.stale_teacher,
         axis_name=parallel.AXIS,
+        elementwise=optimizers.is_elementwise(config.optimizer.name, config.optimizer.decay_mask),
     )

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kdjax import parallel, train
+from kdjax import parallel, train, updates
 from kdjax.adversarial.distances import DISTANCES
 from kdjax.adversarial.state import AdversarialState, Lesson, PseudoBatchStep
 from kdjax.types import (
@@ -54,6 +54,7 @@ class Adversary:
       stale_teacher: whether the student's first update uses the teachers' outputs for the
         images from before the generator's last update, as SZamboni/advanceddeep does.
       axis_name: the mapped axis over which batches are sharded, or None.
+      elementwise: as for `kdjax.train.make_train_step`; of the student's optimiser.
 
     Raises:
       UserError: if the distance is unknown or there is no teacher.
@@ -70,6 +71,7 @@ class Adversary:
     generator_learning_rate: optax.Schedule
     stale_teacher: bool = False
     axis_name: str | None = None
+    elementwise: bool = False
 
     def __post_init__(self) -> None:
         if self.distance not in DISTANCES:
@@ -113,6 +115,9 @@ class Adversary:
             generator_opt_state=self.generator_optimizer.init(generator["params"]),
         )
 
+    def _uses_vectors(self, state: AdversarialState) -> bool:
+        return self.elementwise and not parallel.on_cpu() and updates.can_pack(state)
+
     @property
     def _latent_dim(self) -> int:
         return self.generator.latent_dim
@@ -135,8 +140,8 @@ class Adversary:
         outputs are unbounded.
         """
         result: Any = self.generator.apply(variables, latents, train=True, mutable=["batch_stats"])
-        images, updates = result
-        return self.teachers[0].pixels(images), updates["batch_stats"]
+        images, new = result
+        return self.teachers[0].pixels(images), new["batch_stats"]
 
     def samples(self, variables: Variables, latents: Array) -> Array:
         """Images generated in evaluation mode, pixels clipped to [0, 1], [b, h, w, c]."""
@@ -186,7 +191,7 @@ class Adversary:
         grad, generator_stats, student_stats, distance = parallel.pmean(
             (grad, generator_stats, student_stats, distance), self.axis_name
         )
-        params, opt_state = _apply(
+        params, opt_state = updates.step(
             self.generator_optimizer,
             self.generator_learning_rate(state.step),
             grad,
@@ -251,8 +256,13 @@ class Adversary:
         grad, metrics, student_stats = parallel.pmean(
             (grad, metrics, student_stats), self.axis_name
         )
-        (params, method_params), opt_state = _apply(
-            self.optimizer, self.learning_rate(state.step), grad, state.opt_state, trained
+        (params, method_params), opt_state = updates.step(
+            self.optimizer,
+            self.learning_rate(state.step),
+            grad,
+            state.opt_state,
+            trained,
+            as_vectors=self._uses_vectors(state),
         )
         state = dataclasses.replace(
             state,
@@ -327,12 +337,14 @@ class Adversary:
         state, first, lesson, generator_metrics = self.generator_part(
             state, teacher_variables, indices, rng, generator_steps=generator_steps
         )
+        as_vectors = self._uses_vectors(state)
 
-        def update(state: AdversarialState, i: Array) -> Any:
-            return self.update_student(state, teacher_variables, lesson, i, rng)
+        def update(carried: Any, i: Array) -> Any:
+            state = updates.unpack(carried) if as_vectors else carried
+            state, metrics = self.update_student(state, teacher_variables, lesson, i, rng)
+            return updates.pack(state) if as_vectors else state, metrics
 
-        histories = []
-        start = 0
+        histories, start = [], 0
         if self.stale_teacher:
             start = 1  # The first update has a lesson of its own.
             state, metrics = self.update_student(
@@ -340,17 +352,19 @@ class Adversary:
             )
             histories.append(jax.tree.map(lambda x: x[None], metrics))
         if start < student_steps:
-            state, metrics = parallel.loop(update, state, jnp.arange(start, student_steps))
+            start_state = updates.pack(state) if as_vectors else state
+            carried, metrics = parallel.loop(update, start_state, jnp.arange(start, student_steps))
+            state = updates.unpack(carried) if as_vectors else carried
             histories.append(metrics)
         student_metrics = jax.tree.map(lambda *x: jnp.concatenate(x), *histories)
         return _next_pseudo_batch(state), generator_metrics | _mean(student_metrics)
 
-    def scan(self, devices: parallel.Devices, **updates: int) -> Callable[..., Any]:
+    def scan(self, devices: parallel.Devices, **counts: int) -> Callable[..., Any]:
         """Compiles the program of accelerators for given numbers of updates; see `make_step`."""
 
         def run(state: Any, teacher_variables: Any, indices: Array, rng: Array) -> Any:
             def pseudo_batch(state: Any, index: Array) -> tuple[AdversarialState, Metrics]:
-                return self.pseudo_batch(state, teacher_variables, index, rng, **updates)
+                return self.pseudo_batch(state, teacher_variables, index, rng, **counts)
 
             state, metrics = parallel.loop(pseudo_batch, state, indices)
             return state, _mean(metrics)
@@ -376,7 +390,7 @@ class Adversary:
         """
         if not devices.on_cpu:
             program = functools.cache(functools.partial(self.scan, devices))
-            return lambda *args, **updates: program(**updates)(*args)
+            return lambda *args, **counts: program(**counts)(*args)
 
         @functools.cache
         def generator_part(generator_steps: int) -> Callable[..., Any]:
@@ -419,14 +433,6 @@ class Adversary:
             return state, jax.tree.map(lambda *x: np.mean(x), *history)
 
         return step
-
-
-def _apply(
-    optimizer: optax.GradientTransformation, rate: Any, grad: PyTree, opt_state: Any, params: PyTree
-) -> tuple[PyTree, Any]:
-    """Applies the update of an optimiser with a learning rate of 1, times `rate`."""
-    updates, opt_state = optimizer.update(grad, opt_state, params)
-    return optax.apply_updates(params, optax.tree.scale(rate, updates)), opt_state
 
 
 def _update_key(rng: Array, step: Array, i: Array) -> Array:

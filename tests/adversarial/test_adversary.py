@@ -244,11 +244,13 @@ def test_the_number_of_devices_changes_only_rounding(two_batches):
     close((state, metrics), Run(1, adam=False)(2))
 
 
-def test_both_forms_of_the_step_agree(two_batches, monkeypatch):
+@pytest.mark.parametrize("elementwise", [False, True])
+def test_both_forms_of_the_step_agree(two_batches, monkeypatch, elementwise):
     """One scanned program, as on accelerators, and one program per update, as on the CPU."""
     run, state, metrics = two_batches
     monkeypatch.setattr(parallel, "on_cpu", lambda: False)
-    run.step = run.adversary.make_step(run.devices)
+    adversary = dataclasses.replace(run.adversary, elementwise=elementwise)
+    monkeypatch.setattr(run, "step", adversary.make_step(run.devices))
     close((state, metrics), run(2))
 
 
