@@ -66,6 +66,12 @@ def evaluation_view(images: Array, size: int, resolution: int = 0) -> Array:
     return jax.vmap(lambda image: augment.resize(image, resolution or size))(squares)
 
 
+def _draw_weight(key: Array, mixup: float) -> Array:
+    """A draw of Beta(p, p), float32 []."""
+    # Beta(1, 1) is uniform, and needs none of the seven loops by which the others are drawn.
+    return jax.random.uniform(key) if mixup == 1 else jax.random.beta(key, mixup, mixup)
+
+
 def make_views(
     *,
     num_classes: int,
@@ -258,10 +264,10 @@ def make_views(
             teacher = augmented(view_key, seen_by_teacher, teacher_size)
         if mixup:
             if mixup_weight == "batch":
-                weight = jax.random.beta(mix_key, mixup, mixup, (1,))
+                weight = _draw_weight(mix_key, mixup)[None]
             else:
                 keys = jax.vmap(jax.random.fold_in, (None, 0))(mix_key, index)
-                weight = jax.vmap(lambda key: jax.random.beta(key, mixup, mixup))(keys)
+                weight = jax.vmap(lambda key: _draw_weight(key, mixup))(keys)
             weight = jnp.maximum(weight, 1 - weight)
             same = teacher is student
             student = mix(student, weight, axis_name)
