@@ -56,6 +56,12 @@ RUN: Keys = {
         "Seeds differ only in their initialisation: all see the batches and views of the first "
         "one, and the teacher sees each view once.",
     ),
+    "teacher_cache": Key(
+        "", Text(),
+        "Folder in which teachers' logits are kept, as float16: phases and runs with the same "
+        "teacher, data, seed, batch size and views replay them, and logit methods run at the "
+        "speed of the student. The views are others than without it.",
+    ),
     "debug": Key(
         False, Flag(),
         "Smoke test: two steps per phase on a few images of the data, or on the digits where data "

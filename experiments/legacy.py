@@ -102,6 +102,7 @@ def upgrade(config: dict[str, Any]) -> dict[str, Any]:
     if renamed:
         config = _rename(config)
     config.setdefault("trackers", ["tensorboard"])
+    config.setdefault("teacher_cache", "")
     config |= {"data": _filled(config["data"], _ADDED_TO_DATA)}
     added = {"eval_every": config["eval_every"], **_ADDED}
     config |= {name: _filled(config[name], added) for name in _LAYERS if name in config}

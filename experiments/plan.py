@@ -69,6 +69,7 @@ class LoopSettings(NamedTuple):
       profile: `FIRST:LAST`, or "" for no trace.
       share_views: whether members see the same batches and views.
       trackers: names of `experiments.trackers`.
+      teacher_cache: folder, or "".
     """
 
     steps_per_call: int
@@ -77,6 +78,7 @@ class LoopSettings(NamedTuple):
     profile: str
     share_views: bool
     trackers: tuple[str, ...]
+    teacher_cache: str
 
     @classmethod
     def of(cls, config: ConfigDict) -> "LoopSettings":
@@ -120,9 +122,8 @@ def plan_all(config: ConfigDict) -> tuple[list[Plan], dict[str, TrainedNetwork]]
       and the teachers that do not come from this run, by reference.
 
     Raises:
-      UserError: for every mistake in the config.
+      UserError: for every mistake in the config; what it names is trusted from then on.
     """
-    # Who gives a config vouches for what it names; this run's own folders will name it, too.
     references.trust(*workdirs.named(config.to_dict()))
     profile.parse(config.profile)
     trackers.check(config.trackers)

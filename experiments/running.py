@@ -61,6 +61,10 @@ class RunningMember:
         """The phase's key of another seed."""
         return jax.random.fold_in(jax.random.key(seed), zlib.crc32(self.member.phase.encode()))
 
+    def shared_key(self, seed: int) -> Array:
+        """A key that all phases share whose teachers' logits are kept, so that views are alike."""
+        return jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"teacher_cache"))
+
     def add(self, metrics: dict[str, Any], steps: int) -> None:
         """Adds the means over some steps to the sums."""
         for name, value in metrics.items():

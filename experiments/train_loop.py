@@ -290,6 +290,9 @@ def _step_inputs(running: Sequence[RunningMember], plan: Plan) -> StepInputs:
     if plan.settings.share_views and plan.config.seeds:
         # The first of all seeds, whether or not it is still running.
         seeds = [plan.config.seeds[0]]
+    cache = plan.settings.teacher_cache
+    if not (isinstance(plan.action, Train) and plan.action.task.caches_teachers()):
+        cache = ""
     distinct = running
     if all(one.member.teachers == running[0].member.teachers for one in running):
         distinct = running[:1]
@@ -297,8 +300,13 @@ def _step_inputs(running: Sequence[RunningMember], plan: Plan) -> StepInputs:
         teacher_variables=[tuple(t.variables for t in one.placed.values()) for one in distinct],
         teacher_logits=[one.comparison.teachers for one in distinct],
         keys=[
-            plan.devices.replicate(jax.random.fold_in(running[0].phase_key(seed), 1))
+            plan.devices.replicate(
+                running[0].shared_key(seed)
+                if cache
+                else jax.random.fold_in(running[0].phase_key(seed), 1)
+            )
             for seed in seeds
         ],
         data_seeds=seeds,
+        teacher_cache=cache,
     )

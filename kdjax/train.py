@@ -319,8 +319,7 @@ def make_train_step(
         reached: tuple[PyTree, bool],
     ) -> tuple[TrainState, Metrics]:
         trains, compare = reached
-        rng = jax.random.fold_in(rng, state.step)
-        view_key, method_key = jax.random.split(rng)
+        view_key, method_key = seen.step_keys(rng, state.step)
         whole = seen.see(view_fns, data, batch, view_key, axis_name)
         if grad_accum_steps == 1:
             objective = make_objective(state, teacher_inputs, data, method_key, whole, compare)

@@ -26,12 +26,15 @@ class StepInputs(NamedTuple):
       teacher_logits: of each teacher on whole splits.
       keys: random keys.
       data_seeds: seeds of the order of the data.
+      teacher_cache: the folder of all caches of teachers' logits; "" without one. It is one for
+        all members.
     """
 
     teacher_variables: Sequence[tuple[Variables, ...]]
     teacher_logits: Sequence[TeacherLogits]
     keys: Sequence[Array]
     data_seeds: Sequence[int]
+    teacher_cache: str = ""
 
 
 class Setup(NamedTuple):
@@ -69,6 +72,9 @@ class Task(Protocol):
     @property
     def eval_every(self) -> float:
         """See the class."""
+
+    def caches_teachers(self) -> bool:
+        """Whether the teachers' logits for its views can be kept (`StepInputs.teacher_cache`)."""
 
     def init(
         self,

@@ -176,6 +176,10 @@ class DataFree:
 
         return run_steps
 
+    def caches_teachers(self) -> bool:
+        """See `Task.caches_teachers`; the images are new ones in each run."""
+        return False
+
     def preview(self, state: Any) -> np.ndarray:
         """Images that the generator makes of the same latents every time, in a row."""
         images = np.asarray(self._samples(jax.device_get(state)))

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from experiments import teacher_cache
 from experiments.data import PhaseData, PhaseSplit
 from experiments.evaluation import TeacherLogits, teacher_sizes
 from experiments.length import Length
@@ -18,6 +20,7 @@ from experiments.objective import make_objective
 from experiments.tasks.base import RunSteps, Setup, StepInputs
 from kdjax import batch_stats, optimizers, parallel, train
 from kdjax.data import batches, seen, sources, views, whole
+from kdjax.teachers import make_step as make_teacher_step
 from kdjax.types import Array, Distiller, Network, TeacherInputs, TrainState, UserError, Variables
 
 
@@ -199,9 +202,7 @@ class Supervised:
                 several_seeds=True,
                 elementwise=self.elementwise,
                 labelled=self._labelled,
-                at_student_size=[
-                    not size and any(self.teacher_sizes) for size in self.teacher_sizes
-                ],
+                at_student_size=self._at_student_size,
             ),
             in_axes=(None, None, None, 0, None),
             donate_argnums=0,
@@ -209,14 +210,85 @@ class Supervised:
         resident = self._resident()
         teachers = self._teacher_inputs(inputs)
         streams = [self._stream(seed, start) for seed in inputs.data_seeds]
+        add_logits = self._cached_logits(inputs, teachers, resident)
 
         def run_steps(states: Sequence[Any], step: int, count: int) -> tuple[Any, Any]:
             batch = tuple(self._batch(stream, count) for stream in streams)
+            if add_logits:
+                batch = tuple(add_logits(i, one, step, count) for i, one in enumerate(batch))
             result = train_step(tuple(states), teachers, resident, batch, tuple(inputs.keys))
             parallel.wait_on_cpu(result[1])
             return result
 
         return run_steps
+
+    def caches_teachers(self) -> bool:
+        """See `Task.caches_teachers`."""
+        return (
+            bool(self.teachers)
+            and self.teacher_batch_norm == "running"
+            and not self.reuses_teacher_logits()
+            and not self.extra_views
+            and not self.data.more
+            and not isinstance(self.data.train.split.images, sources.Lazy)
+            and self.whole_crops() is None
+        )
+
+    def _cached_logits(
+        self, inputs: StepInputs, teachers: Sequence[TeacherInputs], resident: Any
+    ) -> Callable[[int, Any, int, int], Any] | None:
+        """Adds the teachers' logits to the i-th stream's batches from a cache, if there is one."""
+        if not inputs.teacher_cache:
+            return None
+        program = self.devices.map(
+            make_teacher_step(
+                views=self.make_views(),
+                teachers=self.teachers,
+                axis_name=parallel.AXIS,
+                at_student_size=self._at_student_size,
+            ),
+            in_axes=(None, None, 0, None, None),
+            out_axes=0,
+        )
+        arrays = {"images": self.data.train.split.images, "labels": self.data.train.split.labels}
+        same = {
+            "data": teacher_cache.digest({k: np.asarray(v) for k, v in arrays.items()}),
+            "augment": {key: repr(value) for key, value in self.augment.items()},
+            "teacher_sizes": list(self.teacher_sizes),
+            "image_size": self.data.image_size,
+            "fill": list(self.network.mean),
+            "batch_size": self.batch_parts[0] * self.grad_accum_steps,
+        }
+        caches = [
+            teacher_cache.TeacherCache(
+                Path(inputs.teacher_cache),
+                same | {
+                    "seed": seed,
+                    "teachers": teacher_cache.describe(
+                        self.teachers, parallel.for_member(teachers, i).variables
+                    ),
+                },
+                self.steps,
+            )
+            for i, seed in enumerate(inputs.data_seeds)
+        ]  # fmt: skip
+
+        def add(i: int, batch: Any, step: int, count: int) -> Any:
+            def compute() -> tuple[np.ndarray, ...]:
+                given = parallel.for_member(teachers, i)
+                found = program(given, resident, batch, inputs.keys[i], np.int32(step))
+                # Shards are along the batch, behind the steps.
+                return tuple(np.concatenate(list(jax.device_get(one)), axis=1) for one in found)
+
+            logits = caches[i].logits(step, count, compute)
+            return {**batch, "logits": tuple(self.devices.shard(one, axis=1) for one in logits)}
+
+        return add
+
+    @property
+    def _at_student_size(self) -> list[bool]:
+        """For each teacher whether it sees the student's view beside another resolution."""
+        return [not size and any(self.teacher_sizes) for size in self.teacher_sizes]
 
     def _resident(self) -> Any:
         """What compiled steps gather from, on the devices."""

@@ -41,12 +41,14 @@ class Batch(TypedDict, Generic[A]):
       teacher: uint8 [b, t, t, c], what the teacher's view is made from; only with crops of
         whole images (`kdjax.data.whole`), and where it is not `images`.
       more: the part of the batch that comes from a second source, if there is one.
+      logits: [b, k] of each teacher for this batch, if they are known.
     """
 
     index: A
     images: NotRequired[A]
     teacher: NotRequired[A]
     more: NotRequired["Batch[A]"]
+    logits: NotRequired[tuple[A, ...]]
 
 
 class CropsOfWhole(Protocol):

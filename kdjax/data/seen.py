@@ -44,9 +44,9 @@ def see(
         for s, (arrays, one) in enumerate(sources):
             key = jax.random.fold_in(rng, len(sources) * v + s) if v + s else rng
             images, labels = batches.gather(arrays, one)
-            parts.append(
-                (view(key, images, labels, axis_name, one.get("teacher")), one["index"] + before)
-            )
+            made = view(key, images, labels, axis_name, one.get("teacher"))
+            made = made._replace(teacher_logits=tuple(one.get("logits", ())))
+            parts.append((made, one["index"] + before))
             before += len(arrays["labels"])
         seen.append(tuple(parts))
     return tuple(seen)
@@ -80,3 +80,9 @@ def labelled_rows(sizes: Sequence[int], labelled: Sequence[bool]) -> tuple[int, 
     first = list(labelled).index(True)
     start = sum(sizes[:first])
     return start, start + sizes[first]
+
+
+def step_keys(rng: Array, step: Array) -> tuple[Array, Array]:
+    """The keys of a step: of the views, and of the methods."""
+    view_key, method_key = jax.random.split(jax.random.fold_in(rng, step))
+    return view_key, method_key

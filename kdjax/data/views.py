@@ -32,11 +32,13 @@ class Views(NamedTuple):
       student: float32 [b, size, size, c], pixels in [0, 1].
       teacher: float32 [b, t, t, c], pixels in [0, 1]; t is `size` unless the teacher has another.
       labels: float32 [b, k], mixed with the weights of the student's images.
+      teacher_logits: [b, k] of each teacher for its view, if they are known.
     """
 
     student: Array
     teacher: Array
     labels: Array
+    teacher_logits: tuple[Array, ...] = ()
 
 
 class ViewFn(Protocol):
