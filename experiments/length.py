@@ -137,6 +137,23 @@ class Length(NamedTuple):
         """The student's learning rate that a phase's config describes."""
         return self.schedule(peak_value=config.optimizer.learning_rate, **config.schedule)
 
+    def kept(self, phase: str, epochs: Sequence[float], *, debug: bool) -> dict[str, int]:
+        """After how many steps a phase's network is kept, by the epoch as others name it.
+
+        Raises:
+          UserError: if the phase has fewer epochs, unless this is a smoke test.
+        """
+        steps, found = self.end.max_steps, {}
+        for epoch in epochs:
+            step = round(epoch * self.steps_per_epoch)
+            if not 0 <= step <= steps and not debug:
+                raise UserError(
+                    f"phase {phase!r} keeps epoch {epoch:g}, and it has "
+                    f"{steps / self.steps_per_epoch:g} epochs"
+                )
+            found[f"{epoch:g}"] = min(step, steps)
+        return found
+
 
 def make_length(phase: str, config: ConfigDict, steps_per_epoch: float) -> Length:
     """The length that a phase's config describes.

@@ -9,11 +9,11 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from experiments import checks, data, earlier, members, profile, trackers
+from experiments import checks, data, earlier, members, profile, teacher_cache, trackers
 from experiments import workdir as workdirs
 from experiments.data import PhaseData, PhaseSplit, RunData, Subset
 from experiments.evaluation import teacher_sizes
-from experiments.length import EndCondition, Length, make_length
+from experiments.length import EndCondition, make_length
 from experiments.members import Member
 from experiments.tasks import DataFree, Setup, Supervised, Task, batch_parts
 from kdjax import checkpoint, networks, parallel, references, train
@@ -127,6 +127,7 @@ def plan_all(config: ConfigDict) -> tuple[list[Plan], dict[str, TrainedNetwork]]
     references.trust(*workdirs.named(config.to_dict()))
     profile.parse(config.profile)
     trackers.check(config.trackers)
+    teacher_cache.check(config.teacher_cache)
     run_data = data.read_run(config.data.to_dict(), config.evaluation.to_dict())
     if config.debug:
         run_data = run_data.few()
@@ -365,7 +366,7 @@ def _train(
         steps_per_epoch=0 if data_free else length.steps_per_epoch,
         init_variables=init_variables,
         state=state,
-        keep=_kept(setup, length),
+        keep=length.kept(setup.name, config.keep, debug=setup.debug),
         evaluated=_evaluated(config, phase_data),
     )
 
@@ -380,21 +381,6 @@ def _check_source(setup: Setup, source: Network) -> None:
         raise UserError(
             f"phase {setup.name!r} is initialised from {setup.config.init_from!r}, another network"
         )
-
-
-def _kept(setup: Setup, length: Length) -> dict[str, int]:
-    """After how many steps the network is kept, by the epoch as others name it."""
-    steps = length.end.max_steps
-    found = {}
-    for epoch in setup.config.keep:
-        step = round(epoch * length.steps_per_epoch)
-        if not 0 <= step <= steps and not setup.debug:
-            raise UserError(
-                f"phase {setup.name!r} keeps epoch {epoch:g}, and it has "
-                f"{steps / length.steps_per_epoch:g} epochs"
-            )
-        found[f"{epoch:g}"] = min(step, steps)
-    return found
 
 
 def _evaluated(config: ConfigDict, phase_data: PhaseData) -> dict[str, PhaseSplit]:

@@ -19,6 +19,13 @@ STEPS = 64
 Rows = tuple[np.ndarray, ...]
 
 
+def check(folder: str) -> None:
+    """Raises UserError if a cache cannot be in a folder."""
+    first = next((one for one in (Path(folder), *Path(folder).parents) if one.exists()), None)
+    if folder and first is not None and not first.is_dir():
+        raise UserError(f"teacher_cache is {folder!r}: {str(first)!r} is not a folder")
+
+
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
     """A digest of named arrays."""
     found = hashlib.blake2b(digest_size=16)

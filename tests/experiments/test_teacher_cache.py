@@ -4,12 +4,11 @@ import shutil
 
 import numpy as np
 import pytest
-from small_run import execute, small_config
+from small_run import execute, refusal, small_config
 
 from experiments import teacher_cache
 from experiments.log import read_metrics
 from experiments.teacher_cache import STEPS, TeacherCache
-from kdjax import UserError
 
 TIMES = ("seconds", "images_per_second", "eta_seconds")
 
@@ -216,6 +215,21 @@ def test_without_a_cache_the_student_learns_as_much(cached, tmp_path):
 
 def test_the_folder_cannot_be_a_file(tmp_path):
     (tmp_path / "file").touch()
-    made = config(tmp_path / "file")
-    with pytest.raises(UserError, match=r"teacher_cache is '.*file': "):
-        execute(made, tmp_path / "run")
+    for name in ("file", "file/inner"):
+        line = refusal(config(tmp_path / name), tmp_path / "run")
+        assert line.startswith(
+            f"teacher_cache is '{tmp_path / name}': '{tmp_path / 'file'}' is not"
+        )
+
+
+def test_seeds_have_caches_of_their_own_and_calls_of_several_steps_one(tmp_path, monkeypatch):
+    made = config(tmp_path / "logits")
+    made.phases.kd.seeds = (0, 1)
+    made.steps_per_call = 4
+    expected, _ = execute(made, tmp_path / "first")
+    assert len(list((tmp_path / "logits").iterdir())) == 2
+    calls = computed(monkeypatch)
+    found, _ = execute(made, tmp_path / "second")
+    assert not calls
+    for name in ("kd_seed0", "kd_seed1"):
+        assert found["phases"][name]["test"] == expected["phases"][name]["test"]

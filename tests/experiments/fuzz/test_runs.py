@@ -70,6 +70,8 @@ def configs(draw):
 
 def outcome(config, workdir):
     """What becomes of a run; checks what it leaves."""
+    if config.teacher_cache:
+        config.teacher_cache = str(workdir.parent / f"of {workdir.name}" / config.teacher_cache)
     ended = read_or_refused(execute, config, workdir)
     if isinstance(ended, str):
         return "refused" if not workdir.exists() else "ended"
