@@ -91,7 +91,9 @@ class TrainLoop:
         self._states, self._clock = restore_or_init(running, plan, plan.action, console)
         self._step = int(self._states[0].step)
         # A phase that goes on from another is later in its schedule than its step says.
-        self._schedule_start = schedule_position(self._states[0].opt_state) - self._step
+        # Without data, the rate is a function of the step alone.
+        position = schedule_position(self._states[0].opt_state)
+        self._schedule_start = 0 if position is None else position - self._step
         self._saver = Saver(running, self._clock, 60 * plan.settings.checkpoint_every)
         self._logs: list[PhaseLog] = []
         # Metrics of the calls whose results were not waited for yet, with their steps.

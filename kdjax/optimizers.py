@@ -77,11 +77,11 @@ def is_elementwise(name: str, decay_mask: str) -> bool:
     return name != "adafactor" and decay_mask == "all"
 
 
-def schedule_position(opt_state: PyTree) -> int:
-    """The position in the learning rate's schedule of the next update; 0 without a schedule."""
+def schedule_position(opt_state: PyTree) -> int | None:
+    """The position in the learning rate's schedule of the next update; None without one."""
 
     def is_schedule(node: PyTree) -> bool:
         return isinstance(node, optax.ScaleByScheduleState)
 
     nodes = filter(is_schedule, jax.tree.leaves(opt_state, is_leaf=is_schedule))
-    return next((int(node.count) for node in nodes), 0)
+    return next((int(node.count) for node in nodes), None)

@@ -196,3 +196,15 @@ def test_every_optimizer_reduces_a_quadratic(name):
 def test_a_mistake_names_what_was_given_and_what_is_allowed(name, arguments, message):
     with pytest.raises(UserError, match=message):
         optimizers.create(name, 0.1, **arguments)
+
+
+def test_the_position_in_a_schedule_is_that_of_the_next_update_or_none():
+    params = _params()
+    scheduled = optimizers.create("sgd", lambda step: 0.1 / (1 + step))
+    state = scheduled.init(params)
+    assert optimizers.schedule_position(state) == 0
+    for updates in (1, 2):
+        _, state = scheduled.update(params, state, params)
+        assert optimizers.schedule_position(state) == updates
+    constant = optimizers.create("sgd", 0.1)
+    assert optimizers.schedule_position(constant.init(params)) is None

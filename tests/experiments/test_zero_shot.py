@@ -18,6 +18,8 @@ from kdjax import checkpoint, networks, schedules
 from kdjax.data import sources
 from kdjax.types import UserError
 
+TIMES = ("seconds", "images_per_second", "eta_seconds")
+
 ADVERSARIAL = {"student_steps": (2,), "latent_dim": 8, "eval_every": 2}
 
 
@@ -171,6 +173,16 @@ def test_an_interrupted_phase_without_data_ends_with_the_same_figures(finished, 
     assert any(key.startswith(".generator[") for key in arrays[0])
     for key, value in arrays[0].items():
         np.testing.assert_array_equal(value, arrays[1][key])
+    logged, logged_again = (
+        [
+            {key: value for key, value in row.items() if key not in TIMES}
+            for row in read_metrics(folder / "zero_shot/metrics.jsonl")
+        ]
+        for folder in (tmp_path / "whole", workdir)
+    )
+    # The learning rate, which is no part of the optimiser's state, too.
+    assert logged == logged_again
+    assert len({row["learning_rate"] for row in logged}) == len(logged) > 1
 
 
 def test_few_shots_are_initialised_from_the_data_free_student(finished, tmp_path):
