@@ -136,20 +136,16 @@ class Layers(nn.Module):
             found: Any = conv.apply({"params": folded}, x)
             return found
         y = norm(name=names[1])(self.conv(features, kernel, name=names[0], **kwargs)(x))
-        given: Any = norm
-        foldable = (
-            getattr(given, "func", None) is BatchNorm and (given.keywords["use_running_average"])
-        )
-        if foldable and self.is_mutable_collection(FOLDED) and not self.is_initializing():
-            epsilon = given.keywords.get("epsilon", BatchNorm.epsilon)
-            self.put_variable(FOLDED, names[0], self._fold(*names, epsilon))
+        # A batch norm in evaluation has left its slope there.
+        if self.is_mutable_collection(FOLDED) and self.has_variable(FOLDED, names[1]):
+            self.put_variable(FOLDED, names[0], self._fold(*names))
         return y
 
-    def _fold(self, conv: str, norm: str, epsilon: float) -> dict[str, Array]:
+    def _fold(self, conv: str, norm: str) -> dict[str, Array]:
         """The kernel and the bias of a convolution that includes the batch norm behind it."""
-        params, stats = self.variables["params"], self.variables["batch_stats"][norm]
-        slope = params[norm]["scale"] * jax.lax.rsqrt(stats["var"] + epsilon)
-        bias = params[norm]["bias"] + slope * (params[conv].get("bias", 0) - stats["mean"])
+        params, mean = self.variables["params"], self.variables["batch_stats"][norm]["mean"]
+        slope = self.variables[FOLDED][norm]["slope"]
+        bias = params[norm]["bias"] + slope * (params[conv].get("bias", 0) - mean)
         return {
             "kernel": (params[conv]["kernel"] * slope[None, None, None]).astype(self.dtype),
             "bias": bias.astype(self.dtype),
