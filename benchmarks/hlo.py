@@ -119,9 +119,7 @@ def _kernels(
     for one in found[start]:
         if _is_loop(one):
             yield from _kernels(found, _called(one, "body"), times * _turns(one))
-        elif one.opcode in ("call", "conditional") or (
-            one.opcode in ("async-start", "fusion") and "kind=" not in one.text
-        ):
+        elif one.opcode in ("call", "conditional", "async-start"):
             for name in re.findall(r"%([\w.\-]+)", one.text[one.text.index(")") :]):
                 if name in found:
                     yield from _kernels(found, name, times)

@@ -21,7 +21,7 @@ from experiments.log import Bar, PhaseLog
 from experiments.plan import Plan, Train
 from experiments.profile import Profiler
 from experiments.running import RunningMember, Saver, restore_or_init
-from experiments.tasks import StepInputs
+from experiments.tasks import StepInputs, Task
 from kdjax import parallel
 from kdjax.optimizers import schedule_position
 from kdjax.types import TrainState, UserError
@@ -112,7 +112,7 @@ class TrainLoop:
             opened.callback(profiler.close)
             bar = self._open_logs(opened)
             calls = _Calls.of(self._plan, self._action.task.eval_every, self._total)
-            inputs = _step_inputs(self._running, self._plan)
+            inputs = _step_inputs(self._running, self._plan, self._action.task)
             if self._step == 0:
                 self._states = self._action.task.prepare(self._states, inputs)
                 self._keep(calls)
@@ -286,15 +286,13 @@ class _Calls(NamedTuple):
         return step % self.log_every == 0
 
 
-def _step_inputs(running: Sequence[RunningMember], plan: Plan) -> StepInputs:
+def _step_inputs(running: Sequence[RunningMember], plan: Plan, task: Task) -> StepInputs:
     """What the members bring to their steps; one entry stands for all where they agree."""
     seeds = [one.member.seed for one in running]
     if plan.settings.share_views and plan.config.seeds:
         # The first of all seeds, whether or not it is still running.
         seeds = [plan.config.seeds[0]]
-    cache = plan.settings.teacher_cache
-    if not (isinstance(plan.action, Train) and plan.action.task.caches_teachers()):
-        cache = ""
+    cache = plan.settings.teacher_cache if task.caches_teachers() else ""
     distinct = running
     if all(one.member.teachers == running[0].member.teachers for one in running):
         distinct = running[:1]

@@ -386,9 +386,9 @@ def make_train_step(
         # Students of several seeds have the same networks and the same objective.
         one_student = (of_one(state), of_one(teachers), data, of_one(batch), of_one(rng))
         reached = find_reached(*one_student)
-        first = jax.tree.map(lambda x: x[0], of_one(batch))
 
         def see() -> Views:
+            first = jax.tree.map(lambda x: x[0], of_one(batch))
             return seen.joined(seen.see(view_fns, data, first, of_one(rng), axis_name)[0])[0]
 
         inputs = tuple(

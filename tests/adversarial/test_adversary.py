@@ -249,6 +249,7 @@ def test_both_forms_of_the_step_agree(two_batches, monkeypatch, elementwise):
     """One scanned program, as on accelerators, and one program per update, as on the CPU."""
     run, state, metrics = two_batches
     monkeypatch.setattr(parallel, "on_cpu", lambda: False)
+    monkeypatch.setattr(parallel.Devices, "on_cpu", False)
     adversary = dataclasses.replace(run.adversary, elementwise=elementwise)
     monkeypatch.setattr(run, "step", adversary.make_step(run.devices))
     close((state, metrics), run(2))
