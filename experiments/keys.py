@@ -59,8 +59,8 @@ RUN: Keys = {
     "teacher_cache": Key(
         "", Text(),
         "Folder in which teachers' logits are kept, as float16: phases and runs with the same "
-        "teacher, data, seed, batch size and views replay them, and logit methods run at the "
-        "speed of the student. The views are others than without it.",
+        "teacher, data, seed, batch size and views replay them, and methods that need logits "
+        "alone do not run the teacher. The views are others than without it.",
     ),
     "debug": Key(
         False, Flag(),
