@@ -135,7 +135,8 @@ def load(
         (`kdjax.references.trust`).
     """
     named, equals, file = reference.partition("=")
-    if equals:
+    # A folder of that name is one: only who writes MODEL=FILE vouches for a model.
+    if equals and not Path(reference).is_dir():
         model, reference = named, file
     path = Path(reference)
     if path.is_dir():

@@ -99,3 +99,12 @@ def test_what_is_trusted_is_loaded(run):
     assert_refused("small_run:Tiny", networks.load, str(run / "kd"))
     references.trust("small_run:Tiny")
     assert networks.load(str(run / "kd")).name == "small_run:Tiny"
+
+
+def test_the_name_of_a_folder_vouches_for_nothing(run, monkeypatch):
+    """A folder may be called as if somebody had written MODEL=FOLDER."""
+    change(run / "kd/network.json", lambda one: one.update(model="planted:run"))
+    shutil.copytree(run / "kd", run / "planted:run=kd")
+    monkeypatch.chdir(run)
+    for load in (networks.load, kdjax.load):
+        assert_refused("planted:run", load, "planted:run=kd")
