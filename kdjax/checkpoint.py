@@ -1,13 +1,17 @@
 """Checkpoints written asynchronously with Orbax and verified by a checksum.
 
-A checkpoint holds the arrays of a tree by their path in the tree, and a small dictionary of
-JSON values. Arrays are stored from host memory, so that a run can be resumed on another number
-of devices. The checksum is needed because Orbax loads some damaged array files without error.
+A checkpoint has two items: `state`, one vector for each type of the arrays of a tree, and `extra`,
+a small dictionary of JSON values. Its entry `arrays` lists the path in the tree, the type and the
+shape of each array, in the order in which they follow each other in the vectors. With hundreds of
+arrays, saving each by itself takes nine times as long, and leaks memory each time (tensorstore
+0.1.86). Arrays are stored from host memory, so that a run can be resumed on another number of
+devices. The checksum is needed because Orbax loads some damaged array files without error.
 """
 
 import contextlib
 import copy
 import json
+import math
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -112,12 +116,12 @@ class Checkpoints:
             return
         arrays = flatten(jax.device_get(tree))
         # A copy, since the caller may change it while it is written in the background.
-        extra = copy.deepcopy(extra)
+        extra = copy.deepcopy(extra) | {"arrays": _layout(arrays)}
         try:
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(arrays),
+                    state=ocp.args.StandardSave(_joined(arrays)),
                     extra=ocp.args.JsonSave(extra | {"crc32": _checksum(arrays, extra)}),
                 ),
                 metrics=None if score is None else {"score": score},
@@ -159,11 +163,15 @@ class Checkpoints:
             )
             arrays = {key: np.asarray(value) for key, value in restored.state.items()}
             extra = dict(restored.extra)
+            # Checkpoints from before November 2026 hold each array by itself.
+            if "arrays" in extra:
+                arrays = _separated(arrays, extra["arrays"])
         except Exception as error:
             # A damaged file can raise many exception types; all mean the same to the user.
             raise UserError(f"corrupt {where}: {first_line(error)}") from None
         if extra.pop("crc32", None) != _checksum(arrays, extra):
             raise UserError(f"corrupt {where}: its checksum does not match")
+        extra.pop("arrays", None)
         return arrays, extra
 
     def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
@@ -270,6 +278,28 @@ def unflatten(arrays: dict[str, np.ndarray], like: PyTree, where: str) -> PyTree
             f"{key} is {found.get(key, 'missing')} and should be {expected.get(key, 'missing')}"
         )
     return jax.tree.unflatten(jax.tree.structure(like), [arrays[key] for key in expected])
+
+
+def _layout(arrays: dict[str, np.ndarray]) -> list[list[Any]]:
+    """Path, type and shape of each array."""
+    return [[path, str(array.dtype), list(array.shape)] for path, array in arrays.items()]
+
+
+def _joined(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All arrays of each type as one vector, by the type."""
+    of_type: dict[str, list[np.ndarray]] = {}
+    for array in arrays.values():
+        of_type.setdefault(str(array.dtype), []).append(np.ravel(array))
+    return {dtype: np.concatenate(parts) for dtype, parts in of_type.items()}
+
+
+def _separated(vectors: dict[str, np.ndarray], layout: list[list[Any]]) -> dict[str, np.ndarray]:
+    """The inverse of `_joined`. Raises any exception if the layout is not that of the vectors."""
+    arrays, ends = {}, dict.fromkeys(vectors, 0)
+    for path, dtype, shape in layout:
+        start, ends[dtype] = ends[dtype], ends[dtype] + math.prod(shape)
+        arrays[path] = vectors[dtype][start : ends[dtype]].reshape(shape)
+    return arrays
 
 
 def _checksum(arrays: dict[str, np.ndarray], extra: dict[str, Any]) -> int:

@@ -1,10 +1,13 @@
 import copy
 import hashlib
+import json
+import zlib
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from kdjax import checkpoint, parallel
@@ -72,6 +75,37 @@ def test_read_returns_arrays_by_path(tmp_path):
     )
     assert len(arrays) == len(jax.tree.leaves(_state()))
     assert extra == EXTRA
+
+
+def test_arrays_are_stored_by_type_in_the_order_that_the_extras_list(tmp_path):
+    folder = tmp_path / "c"
+    _save(folder)
+    vectors = ocp.StandardCheckpointer().restore(folder / "5" / "state")
+    layout = json.loads((folder / "5" / "extra" / "metadata").read_text())["arrays"]
+    expected = checkpoint.flatten(_state())
+    assert {path: (dtype, tuple(shape)) for path, dtype, shape in layout} == {
+        path: (str(array.dtype), array.shape) for path, array in expected.items()
+    }
+    for dtype, vector in vectors.items():
+        arrays = [np.ravel(expected[path]) for path, of, _ in layout if of == dtype]
+        np.testing.assert_array_equal(np.asarray(vector), np.concatenate(arrays))
+    assert set(vectors) == {"float32", "bfloat16", "int32"}
+
+
+def test_a_checkpoint_that_holds_each_array_by_itself_can_be_read(tmp_path):
+    arrays = {"['kernel']": np.arange(6.0, dtype=np.float32).reshape(2, 3), ".step": np.int32([4])}
+    extra = {"seed": 3}
+    crc = zlib.crc32(json.dumps(extra).encode())
+    for path in sorted(arrays):
+        crc = zlib.crc32(arrays[path].tobytes(), zlib.crc32(path.encode(), crc))
+    with ocp.CheckpointManager(tmp_path / "c") as manager:
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays), extra=ocp.args.JsonSave(extra | {"crc32": crc})
+        )
+        manager.save(5, args=items)
+    found, extra_found = Checkpoints(tmp_path / "c", read_only=True).read(5)
+    chex.assert_trees_all_equal(found, arrays)
+    assert extra_found == extra
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
