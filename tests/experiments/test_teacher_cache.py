@@ -225,7 +225,7 @@ def test_the_folder_cannot_be_a_file(tmp_path):
 def test_seeds_have_caches_of_their_own_and_calls_of_several_steps_one(tmp_path, monkeypatch):
     made = config(tmp_path / "logits")
     made.phases.kd.seeds = (0, 1)
-    made.steps_per_call = 4
+    made.steps_per_call = 2
     expected, _ = execute(made, tmp_path / "first")
     assert len(list((tmp_path / "logits").iterdir())) == 2
     calls = computed(monkeypatch)
