@@ -239,7 +239,8 @@ def add_methods(
             else:
                 terms[method] |= one.then
     views = {k: v for m in methods if m in RECIPES for k, v in RECIPES[m].views.items()}
-    changes = {"extra_views": views} | changes
+    if views:
+        changes = {"extra_views": views} | changes
     config.phases[name + suffix] = common.inherit(config.student, objective=terms, **changes)
 
 

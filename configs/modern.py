@@ -127,7 +127,7 @@ def compare(config: ConfigDict, args: ConfigDict) -> None:
         names = {"teacher": f"teacher_{teacher}", "student": f"scratch_{student}"}
         if names["teacher"] not in config.phases:
             config.phases[names["teacher"]] = common.inherit(config.teacher, model=teacher)
-        shared = dict(
+        shared: dict[str, Any] = dict(
             model=student, teachers=(names["teacher"],), **_light_rate(config, args, student)
         )
         config.phases[names["student"]] = common.inherit(config.student, **shared)
