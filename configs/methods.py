@@ -46,6 +46,7 @@ class Recipe(NamedTuple):
       first: the method's first phase.
       alone: the whole objective if the method is the only one, by protocol; "" is the
         default.
+      views: further views of each image in a step, by name, as `extra_views` of a phase.
     """
 
     weight: float = 1.0
@@ -53,6 +54,7 @@ class Recipe(NamedTuple):
     arguments: Term | Callable[[str, str], Term] = {}  # noqa: RUF012
     first: FirstPhase | None = None
     alone: dict[str, dict[str, Term]] = {}  # noqa: RUF012
+    views: dict[str, Term] = {}  # noqa: RUF012
 
     def term(self, teacher: str, student: str) -> Term:
         """The method's term of an objective, for a pair of models."""
@@ -113,7 +115,8 @@ def _warmup(**more: Any) -> Term:
 
 
 # Weights and arguments are RepDistiller's; those of DKD and OFD are mdistiller's, those of
-# SFD the survey's, those of knowledge review Chen et al.'s.
+# SFD the survey's, those of knowledge review Chen et al.'s, and those of methods since 2022 their
+# authors'.
 RECIPES = {
     "kd": Recipe(
         1.0,
@@ -144,6 +147,19 @@ RECIPES = {
     "review": Recipe(1.0, schedule=_warmup(num_stairs=20), arguments=_review_weight),
     "dkd": Recipe(1.0, schedule=_warmup(), arguments=_dkd_beta),
     "sfd": Recipe(1.0),
+    "dist": Recipe(2.0, arguments={"temperature": 4.0}),
+    # Their authors choose the pair of weight and gamma for each pair of networks; these are of the
+    # commands in their README, that of WTTM beside CRD.
+    "ttm": Recipe(45.0, arguments={"gamma": 0.1}),
+    "wttm": Recipe(4.0, arguments={"gamma": 0.2}),
+    "nkd": Recipe(1.0, arguments={"gamma": 1.5, "temperature": 1.0}),
+    "rld": Recipe(1.0, schedule=_warmup()),
+    # Twice the weights of the authors' code, which sums over both views: the step takes the mean.
+    "mlkd": Recipe(
+        1.0,
+        alone={"": {"cross_entropy": {"weight": 0.2}, "mlkd": {"weight": 1.8}}},
+        views={"strong": {"policy": "randaugment", "policy_ops": 2, "policy_magnitude": 10.0}},
+    ),
 }
 
 
@@ -222,6 +238,9 @@ def add_methods(
                 del terms[method]
             else:
                 terms[method] |= one.then
+    views = {k: v for m in methods if m in RECIPES for k, v in RECIPES[m].views.items()}
+    if views:
+        changes = {"extra_views": views} | changes
     config.phases[name + suffix] = common.inherit(config.student, objective=terms, **changes)
 
 

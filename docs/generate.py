@@ -111,6 +111,8 @@ def method(name: str) -> str:
         rows.append(["first phase, an eighth as long, alone", _settings(recipe.first.term)])
         then = recipe.first.then
         rows.append(["then", "the labels alone" if then is None else _settings(then)])
+    for view, changes in recipe.views.items():
+        rows.append([f"a second view of each image, `{view}`", _settings(changes)])
     for protocol, terms in recipe.alone.items():
         what = f"alone, `protocol={protocol}`" if protocol else "as the only method"
         rows.append([what, "; ".join(f"{term}: {_settings(v)}" for term, v in terms.items())])

@@ -251,6 +251,7 @@ def make_train_step(
             trained: tuple[PyTree, PyTree],
             carried: tuple[PyTree, PyTree],
             sources: tuple[seen.Part, ...],
+            number: int,
         ) -> tuple[Array, tuple[PyTree, PyTree], Metrics]:
             (params, method_params), (batch_stats, method_state) = trained, carried
             view, index = seen.joined(sources)
@@ -267,6 +268,7 @@ def make_train_step(
                 train_labels=seen.train_labels(data),
                 axis_name=axis_name,
                 labelled=seen.labelled_rows([len(index) for _, index in sources], labelled),
+                view=number,
             )
             term = distiller.loss({"params": method_params, "state": method_state}, context)
             loss = jnp.mean(term.value)
@@ -276,8 +278,8 @@ def make_train_step(
         def objective(trained: tuple[PyTree, PyTree]) -> tuple[Array, Any]:
             carried = (state.batch_stats, state.method_state)
             losses, metrics = [], []
-            for sources in parts:
-                loss, carried, of_this = of_view(trained, carried, sources)
+            for number, sources in enumerate(parts):
+                loss, carried, of_this = of_view(trained, carried, sources, number)
                 losses.append(loss)
                 metrics.append(of_this)
             means = jax.tree.map(lambda *x: sum(x) / len(x), *metrics)

@@ -141,6 +141,7 @@ class Context:
       axis_name: the mapped axis over which a batch is sharded, or None.
       labelled: the rows [start, stop) of this shard that come from a source with labels, where
         another source has none; None if all do.
+      view: which of the step's views of the images this is, counted from 0.
     """
 
     student: Outputs
@@ -153,6 +154,7 @@ class Context:
     train_labels: Array | None = None
     axis_name: str | None = flax.struct.field(pytree_node=False, default=None)
     labelled: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
+    view: int = flax.struct.field(pytree_node=False, default=0)
 
     @property
     def teacher(self) -> Outputs:

@@ -246,6 +246,29 @@ def test_parameters_of_methods_are_trained_and_their_state_is_carried():
     np.testing.assert_allclose(history[0]["mine/own"], 4.0)
 
 
+def test_a_method_can_tell_the_views_of_a_step_apart():
+    numbers = []
+
+    def loss(variables, context):
+        numbers.append(context.view)
+        return MethodLoss(jnp.mean(context.student.logits), variables["state"], {})
+
+    parts = dict(
+        student=linear(),
+        distiller=Distiller(lambda rng, context: {"params": {}, "state": {}}, loss),
+        optimizer=optimizers.create("sgd", 0.1),
+    )
+    view = views.make_views(num_classes=CLASSES, image_size=8, crop="none", flip=False)
+    step = train.make_train_step(**parts, views=[view] * 3)
+    state = train.init_state(
+        jax.random.key(1), **parts, image_shape=SHAPE, num_classes=CLASSES, batch_size=BATCH
+    )
+    batch = {"index": jnp.arange(BATCH)[None]}
+    data = batches.resident(make_split())
+    jax.eval_shape(step, state, TeacherInputs(()), data, batch, jax.random.key(0))
+    assert set(numbers) == {0, 1, 2}
+
+
 def test_a_scheduled_weight_depends_on_the_step():
     terms = {
         "cross_entropy": (1.0, distillers.cross_entropy()),

@@ -14,19 +14,25 @@ from kdjax.distillers.cc import cc as cc
 from kdjax.distillers.combine import for_each_teacher, on_part, weighted_sum
 from kdjax.distillers.crd import crd as crd
 from kdjax.distillers.cross_entropy import cross_entropy as cross_entropy
+from kdjax.distillers.dist import dist as dist
 from kdjax.distillers.dkd import dkd as dkd
 from kdjax.distillers.fitnet import fitnet as fitnet
 from kdjax.distillers.fsp import fsp as fsp
 from kdjax.distillers.ft import ft as ft
 from kdjax.distillers.kd import kd as kd
+from kdjax.distillers.mlkd import mlkd as mlkd
+from kdjax.distillers.nkd import nkd as nkd
 from kdjax.distillers.nst import nst as nst
 from kdjax.distillers.ofd import ofd as ofd
 from kdjax.distillers.pkt import pkt as pkt
 from kdjax.distillers.review import review as review
 from kdjax.distillers.rkd import rkd as rkd
+from kdjax.distillers.rld import rld as rld
 from kdjax.distillers.sfd import sfd as sfd
 from kdjax.distillers.sp import sp as sp
+from kdjax.distillers.ttm import ttm as ttm
 from kdjax.distillers.vid import vid as vid
+from kdjax.distillers.wttm import wttm as wttm
 from kdjax.references import is_reference, resolve
 from kdjax.types import Distiller, UserError
 

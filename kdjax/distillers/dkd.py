@@ -10,7 +10,13 @@ from kdjax.distillers.combine import for_each_teacher
 from kdjax.types import Context, Distiller, MethodLoss, Variables
 
 
-def dkd(*, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> Distiller:
+def dkd(
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+    standardize: bool = False,
+) -> Distiller:
     """KD with separate weights for the target class and for the others.
 
     If labels are mixed, the target is the most probable class.
@@ -23,6 +29,8 @@ def dkd(*, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> D
       alpha: weight of target class knowledge distillation (TCKD).
       beta: weight of non-target class knowledge distillation (NCKD).
       temperature: T > 0, by which both logits are divided.
+      standardize: whether each example's logits are standardised first (S. Sun et al. 2024, "Logit
+        standardization in knowledge distillation"); then T is 2 or 3, and the weight 9 to 18.
     """
 
     def loss(variables: Variables, context: Context) -> MethodLoss:
@@ -33,6 +41,7 @@ def dkd(*, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> D
             alpha=alpha,
             beta=beta,
             temperature=temperature,
+            standardize=standardize,
         )
         return MethodLoss(value, variables["state"], {})
 

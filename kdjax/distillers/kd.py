@@ -15,7 +15,13 @@ DISTANCES = ("kl", "hard", "euclidean")
 COMBINATIONS = ("losses", "probabilities", "ensemble")
 
 
-def kd(*, temperature: float = 4.0, distance: str = "kl", combine: str = "losses") -> Distiller:
+def kd(
+    *,
+    temperature: float = 4.0,
+    distance: str = "kl",
+    combine: str = "losses",
+    standardize: bool = False,
+) -> Distiller:
     """T^2 KL(teacher || student) between the softened softmaxes (eq. 1).
 
     With several teachers, their losses are averaged (MKD of the survey), or their softened
@@ -25,7 +31,8 @@ def kd(*, temperature: float = 4.0, distance: str = "kl", combine: str = "losses
     by both networks.
 
     Taps: logits. Trains: only the student. Usual weight: 0.9, with 0.1 for cross-entropy
-    (RepDistiller); 1 alone for function matching.
+    (RepDistiller); 1 alone for function matching; 9 at T = 2, with 0.1 for cross-entropy, if the
+    logits are standardised (S. Sun et al. 2024).
 
     Args:
       temperature: T > 0, by which both logits are divided; only for `kl`.
@@ -35,9 +42,12 @@ def kd(*, temperature: float = 4.0, distance: str = "kl", combine: str = "losses
       combine: one of `COMBINATIONS`, what is averaged over several teachers: their `losses`,
         their `probabilities` at T, or those at T = 1, which are then softened (`ensemble`). But
         for `losses`, only with `kl`.
+      standardize: whether each example's logits are standardised first, those of both networks or
+        of an ensemble (S. Sun et al. 2024, "Logit standardization in knowledge distillation"); only
+        with `kl`, and not with `probabilities`, which are of logits as they are.
 
     Raises:
-      UserError: on an unknown distance or combination.
+      UserError: on an unknown distance or combination, and on options that exclude each other.
     """
     for what, given, allowed in (
         ("distance", distance, DISTANCES), ("combine", combine, COMBINATIONS)
@@ -46,11 +56,16 @@ def kd(*, temperature: float = 4.0, distance: str = "kl", combine: str = "losses
             raise UserError(f"unknown {what} {given!r}: choose from {', '.join(allowed)}")
     if combine != "losses" and distance != "kl":
         raise UserError(f"combine is {combine!r} and distance {distance!r}: it must be 'kl'")
+    if standardize and (distance != "kl" or combine == "probabilities"):
+        raise UserError(
+            f"standardize is set, distance is {distance!r} and combine {combine!r}: it is for 'kl' "
+            "with 'losses' or 'ensemble'"
+        )
 
     def loss(variables: Variables, context: Context) -> MethodLoss:
         student, teacher = context.student.logits, context.teacher.logits
         if distance == "kl":
-            value = losses.kd(student, teacher, temperature=temperature)
+            value = losses.kd(student, teacher, temperature=temperature, standardize=standardize)
         elif distance == "hard":
             value = losses.hard_kd(student, teacher)
         else:

@@ -5,6 +5,7 @@ mean. Losses between examples return a scalar.
 """
 
 from kdjax.losses.contrastive import crd_nce
+from kdjax.losses.correlations import batch_correlation, class_correlation, dist
 from kdjax.losses.features import (
     PRECISION,
     SFD_DISTANCES,
@@ -28,7 +29,19 @@ from kdjax.losses.features import (
     smaller_size,
     vid,
 )
-from kdjax.losses.logits import cross_entropy, dkd, ensemble, euclidean, hard_kd, kd
+from kdjax.losses.logits import (
+    cross_entropy,
+    dkd,
+    ensemble,
+    euclidean,
+    hard_kd,
+    kd,
+    nkd,
+    rld,
+    sdd,
+    ttm,
+    wttm,
+)
 from kdjax.losses.relations import correlation_congruence, pkt, rkd, similarity_preserving
 
 __all__ = [
@@ -39,9 +52,12 @@ __all__ = [
     "adaptive_average_pool",
     "adaptive_max_pool",
     "attention_transfer",
+    "batch_correlation",
+    "class_correlation",
     "correlation_congruence",
     "crd_nce",
     "cross_entropy",
+    "dist",
     "dkd",
     "ensemble",
     "euclidean",
@@ -55,13 +71,18 @@ __all__ = [
     "level_size",
     "match_size",
     "nearest_resize",
+    "nkd",
     "nst",
     "ofd",
     "ofd_margin",
     "pkt",
     "rkd",
+    "rld",
+    "sdd",
     "sfd",
     "similarity_preserving",
     "smaller_size",
+    "ttm",
     "vid",
+    "wttm",
 ]

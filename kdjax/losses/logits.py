@@ -6,6 +6,8 @@ from jax import Array
 
 # The logit of an excluded class; infinity would give nan gradients.
 _EXCLUDED = -1e30
+# Norm of deviations, relative to the norm of what deviates, below which rounding is most of it.
+_ROUNDING = 1e-6
 
 
 def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
@@ -26,7 +28,13 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     return -jnp.sum(labels * log_p, axis=-1)
 
 
-def kd(student_logits: Array, teacher_logits: Array, *, temperature: float = 4.0) -> Array:
+def kd(
+    student_logits: Array,
+    teacher_logits: Array,
+    *,
+    temperature: float = 4.0,
+    standardize: bool = False,
+) -> Array:
     """Knowledge distillation: T^2 KL(p_teacher || p_student) at temperature T, per example.
 
     The factor T^2 keeps the magnitude of the gradient independent of T (Hinton et al. 2015,
@@ -36,13 +44,48 @@ def kd(student_logits: Array, teacher_logits: Array, *, temperature: float = 4.0
       student_logits: [b, k].
       teacher_logits: [b, k].
       temperature: T > 0, by which both logits are divided.
+      standardize: whether each example's logits are standardised first, by their mean and standard
+        deviation, so that the student's need not have the range of the teacher's (S. Sun et al.
+        2024). The variance is a sum divided by k - 1, as in the authors' code. Where all logits of
+        an example are equal, they become zero, without a gradient.
 
     Returns:
       float32 [b], in nats times T^2.
     """
-    log_s = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
-    log_t = jax.nn.log_softmax(teacher_logits.astype(jnp.float32) / temperature)
+    log_s = jax.nn.log_softmax(_scaled(student_logits, temperature, standardize))
+    log_t = jax.nn.log_softmax(_scaled(teacher_logits, temperature, standardize))
     return temperature**2 * jnp.sum(jnp.exp(log_t) * (log_t - log_s), axis=-1)
+
+
+def deviations(x: Array, axis: int = -1) -> tuple[Array, Array]:
+    """The deviations of values from their mean, and the norm of these.
+
+    Where the values are equal but for rounding, both are zero, without a gradient: the direction
+    of the deviations consists of rounding errors there, and its gradient would be huge.
+
+    Args:
+      x: float32 [..., n, ...].
+      axis: that of the n values.
+
+    Returns:
+      float32 [..., n, ...], and the norm [..., 1, ...].
+    """
+    centred = x - jnp.mean(x, axis=axis, keepdims=True)
+    squares = jnp.sum(jnp.square(centred), axis=axis, keepdims=True)
+    sizes = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
+    differ = squares > _ROUNDING**2 * sizes
+    # The gradient of the square root is infinite at zero.
+    norm = jnp.where(differ, jnp.sqrt(jnp.where(differ, squares, 1.0)), 0.0)
+    return jnp.where(differ, centred, 0.0), norm
+
+
+def _scaled(logits: Array, temperature: float, standardize: bool = False) -> Array:
+    """Logits at a temperature, float32 [b, k]; standardised before if that is wanted."""
+    logits = logits.astype(jnp.float32)
+    if standardize:
+        centred, norm = deviations(logits)
+        logits = centred / (norm / (logits.shape[-1] - 1) ** 0.5 + 1e-7)
+    return logits / temperature
 
 
 def ensemble(logits: Array) -> Array:
@@ -103,6 +146,7 @@ def dkd(
     alpha: float = 1.0,
     beta: float = 8.0,
     temperature: float = 4.0,
+    standardize: bool = False,
 ) -> Array:
     """Decoupled KD: T^2 (alpha TCKD + beta NCKD), per example (Zhao et al. 2022).
 
@@ -119,23 +163,190 @@ def dkd(
       alpha: weight of TCKD.
       beta: weight of NCKD.
       temperature: T > 0, by which both logits are divided.
+      standardize: as for `kd`.
 
     Returns:
       float32 [b], in nats times T^2.
     """
-    target = jax.nn.one_hot(labels, student_logits.shape[-1], dtype=bool)
-
-    def split(logits: Array) -> tuple[Array, Array]:
-        """Log-probabilities of (target, others) [b, 2], and of each class given others [b, k]."""
-        scaled = logits.astype(jnp.float32) / temperature
-        others = jnp.where(target, _EXCLUDED, scaled)
-        label = jnp.sum(jnp.where(target, scaled, 0.0), axis=-1)
-        binary = jnp.stack([label, jax.nn.logsumexp(others, axis=-1)], axis=-1)
-        return jax.nn.log_softmax(binary), jax.nn.log_softmax(others)
-
-    (log_s, log_s_others), (log_t, log_t_others) = split(student_logits), split(teacher_logits)
-    tckd = jnp.sum(jnp.exp(log_t) * (log_t - log_s), axis=-1)
-    nckd = jnp.sum(
-        jnp.exp(log_t_others) * jnp.where(target, 0.0, log_t_others - log_s_others), axis=-1
-    )
+    target = _one_hot(labels, student_logits)
+    student = _scaled(student_logits, temperature, standardize)
+    teacher = _scaled(teacher_logits, temperature, standardize)
+    tckd = _binary_divergence(target, student, target, teacher)
+    nckd = _divergence_among(~target, student, teacher)
     return temperature**2 * (alpha * tckd + beta * nckd)
+
+
+def nkd(
+    student_logits: Array,
+    teacher_logits: Array,
+    labels: Array,
+    *,
+    gamma: float = 1.5,
+    temperature: float = 1.0,
+) -> Array:
+    """Normalised KD: of the target class, and of the others given that it is none of them.
+
+    The value is -p_t log p_s of the target class, at T = 1, minus gamma T^2 sum t log s over the
+    other classes, with t and s the softmaxes over these alone (Yang et al. 2023; cls_KD, nkd.py).
+    Both terms are cross-entropies: where student and teacher agree, the second has no gradient,
+    and the value is not zero. The first pulls the student to the label as far as the teacher is
+    sure of it; it is in addition to the cross-entropy with the labels.
+
+    Args:
+      student_logits: [b, k], k > 1.
+      teacher_logits: [b, k].
+      labels: target classes, int [b].
+      gamma: weight of the other classes.
+      temperature: T > 0, of the other classes.
+
+    Returns:
+      float32 [b], in nats.
+    """
+    target = _one_hot(labels, student_logits)
+    log_s = jax.nn.log_softmax(student_logits.astype(jnp.float32))
+    log_t = jax.nn.log_softmax(teacher_logits.astype(jnp.float32))
+    of_target = -jnp.sum(jnp.where(target, jnp.exp(log_t) * log_s, 0.0), axis=-1)
+    log_s = _log_softmax_among(~target, _scaled(student_logits, temperature))
+    log_t = _log_softmax_among(~target, _scaled(teacher_logits, temperature))
+    of_others = -jnp.sum(jnp.where(target, 0.0, jnp.exp(log_t) * log_s), axis=-1)
+    return of_target + gamma * temperature**2 * of_others
+
+
+def rld(
+    student_logits: Array,
+    teacher_logits: Array,
+    labels: Array,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+    alpha_temperature: float = 4.0,
+) -> Array:
+    """Refined logit distillation, which corrects the teacher by the labels (W. Sun et al. 2024).
+
+    The value is alpha A^2 KL((q_max, 1 - q_max) || (p_label, 1 - p_label)), with the teacher's
+    largest probability q_max and the student's probability of the label at temperature A, plus
+    beta T^2 KL over the classes to which the teacher gives less than to the label. What it gives
+    more to, wrongly, is not learned. Where no class has less, that term is zero, without a
+    gradient.
+
+    Args:
+      student_logits: [b, k], k > 1.
+      teacher_logits: [b, k].
+      labels: target classes, int [b].
+      alpha: weight of the first term, "sample confidence".
+      beta: weight of the second term, "masked correlation".
+      temperature: T > 0, of the second term.
+      alpha_temperature: A > 0, of the first term.
+
+    Returns:
+      float32 [b], in nats times squared temperature.
+    """
+    target = _one_hot(labels, student_logits)
+    teacher = teacher_logits.astype(jnp.float32)
+    largest = _one_hot(jnp.argmax(teacher, axis=-1), teacher)
+    confidence = _binary_divergence(
+        target, _scaled(student_logits, alpha_temperature),
+        largest, _scaled(teacher, alpha_temperature),
+    )  # fmt: skip
+    below = teacher < jnp.sum(jnp.where(target, teacher, 0.0), axis=-1, keepdims=True)
+    correlation = _divergence_among(
+        below, _scaled(student_logits, temperature), _scaled(teacher, temperature)
+    )
+    return alpha * alpha_temperature**2 * confidence + beta * temperature**2 * correlation
+
+
+def ttm(student_logits: Array, teacher_logits: Array, *, gamma: float = 0.1) -> Array:
+    """Transformed teacher matching: KL(q || p_student), q = p_teacher^gamma / n, per example.
+
+    n is the sum of p_teacher^gamma over the classes. This is KD at temperature 1 / gamma of the
+    teacher alone, without T^2 (Zheng & Yang 2024). The minimum is zero, where p_student is q.
+
+    Args:
+      student_logits: [b, k].
+      teacher_logits: [b, k].
+      gamma: exponent in (0, 1]; 1 is KD at T = 1.
+
+    Returns:
+      float32 [b], in nats.
+    """
+    log_s = jax.nn.log_softmax(student_logits.astype(jnp.float32))
+    log_q = jax.nn.log_softmax(gamma * teacher_logits.astype(jnp.float32))
+    return jnp.sum(jnp.exp(log_q) * (log_q - log_s), axis=-1)
+
+
+def wttm(student_logits: Array, teacher_logits: Array, *, gamma: float = 0.2) -> Array:
+    """Weighted transformed teacher matching: `ttm` times n, per example (Zheng & Yang 2024).
+
+    n, the sum of p_teacher^gamma over the classes, is between 1 and k^(1 - gamma): an example
+    counts the more, the less sure the teacher is. The weights are not divided by their sum.
+
+    Args:
+      student_logits: [b, k].
+      teacher_logits: [b, k].
+      gamma: exponent in (0, 1].
+
+    Returns:
+      float32 [b], in nats.
+    """
+    log_t = jax.nn.log_softmax(teacher_logits.astype(jnp.float32))
+    n = jnp.exp(jax.nn.logsumexp(gamma * log_t, axis=-1))
+    return n * ttm(student_logits, teacher_logits, gamma=gamma)
+
+
+def sdd(
+    student_logits: Array, teacher_logits: Array, labels: Array, *, temperature: float = 4.0
+) -> Array:
+    """Scale-decoupled distillation: the weighted mean of KD over the cells of an image.
+
+    A cell is a part of the image, whose logits are the classifier's of the features there; the
+    first is the whole image. A cell counts twice if the teacher is right about just one of the
+    image and the cell (Wei et al. 2024; the authors' code, sdd_kd_loss). The minimum is zero,
+    where all softmaxes are equal.
+
+    Args:
+      student_logits: [b, k, cells].
+      teacher_logits: [b, k, cells].
+      labels: target classes, int [b].
+      temperature: T > 0, by which all logits are divided.
+
+    Returns:
+      float32 [b], in nats times T^2.
+    """
+    student, teacher = (jnp.moveaxis(x, 1, 2) for x in (student_logits, teacher_logits))
+    right = jnp.argmax(teacher, axis=-1) == labels[:, None]
+    weights = jnp.where(right == right[:, :1], 1.0, 2.0)
+    return jnp.mean(weights * kd(student, teacher, temperature=temperature), axis=-1)
+
+
+def _one_hot(labels: Array, logits: Array) -> Array:
+    """Which class is the label, bool [b, k]."""
+    return jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+
+
+def _log_binary(of: Array, logits: Array) -> Array:
+    """Log-probabilities of the class that `of` [b, k] selects, and of all others, [b, 2]."""
+    one = jnp.sum(jnp.where(of, logits, 0.0), axis=-1)
+    others = jax.nn.logsumexp(jnp.where(of, _EXCLUDED, logits), axis=-1)
+    return jax.nn.log_softmax(jnp.stack([one, others], axis=-1))
+
+
+def _binary_divergence(
+    of_student: Array, student_logits: Array, of_teacher: Array, teacher_logits: Array
+) -> Array:
+    """KL between the probabilities of a class of each network and of all others, [b]."""
+    log_s = _log_binary(of_student, student_logits)
+    log_t = _log_binary(of_teacher, teacher_logits)
+    return jnp.sum(jnp.exp(log_t) * (log_t - log_s), axis=-1)
+
+
+def _log_softmax_among(classes: Array, logits: Array) -> Array:
+    """Log-probabilities given that the class is one of `classes` [b, k]; only theirs mean any."""
+    return jax.nn.log_softmax(jnp.where(classes, logits, _EXCLUDED))
+
+
+def _divergence_among(classes: Array, student_logits: Array, teacher_logits: Array) -> Array:
+    """KL given that the class is one of `classes` [b, k], [b]; zero where there is none."""
+    log_s = _log_softmax_among(classes, student_logits)
+    log_t = _log_softmax_among(classes, teacher_logits)
+    return jnp.sum(jnp.where(classes, jnp.exp(log_t) * (log_t - log_s), 0.0), axis=-1)

@@ -81,6 +81,17 @@ def test_combinations_are_checked():
             distillers.create("kd", combine=combine, distance="hard")
 
 
+def test_standardised_logits_are_of_a_kl_to_networks_or_their_ensemble():
+    student = jnp.array([[2.0, 0.0, 1.0]])
+    alone = losses.kd(student, jnp.array(TEACHERS[0]), temperature=2.0, standardize=True)
+    for combine in ("losses", "ensemble"):
+        arguments = dict(temperature=2.0, standardize=True, combine=combine)
+        np.testing.assert_allclose(_loss(TEACHERS[0], **arguments), alone, rtol=1e-5)
+    for arguments in ({"distance": "hard"}, {"combine": "probabilities"}):
+        with pytest.raises(UserError, match="standardize is set, distance is"):
+            distillers.create("kd", standardize=True, **arguments)
+
+
 def test_an_unknown_distance_is_named():
     with pytest.raises(UserError, match=f"unknown distance 'agree': .*{', '.join(DISTANCES)}"):
         distillers.create("kd", distance="agree")

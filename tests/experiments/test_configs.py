@@ -46,6 +46,7 @@ CASES = [
     (distill, "methods=ft+kd,student=shufflenetv2,data=cifar100,protocol=review"),
     (distill, "methods=ab,joint=1,protocol=survey,data=cifar10"),
     (compare, "methods=kd/fsp/crd+kd"),
+    (compare, "table=modern,student=resnet20,methods=kd/dkd_standardized/mlkd_standardized"),
     (recipes, "feature_losses"),
     (recipes, "uda_unlabelled,data=cifar10"),
     (recipes, "uda_unlabelled"),

@@ -22,9 +22,12 @@ def _positive(*shape):
 LOSSES = {
     "activation_boundary": lambda n, h: _normal(n, h, 3, 3),
     "attention_transfer": lambda n, h: _normal(n, h, 3, 3),
+    "batch_correlation": lambda n, h: _normal(n, 3),
+    "class_correlation": lambda n, h: _normal(3, n),
     "correlation_congruence": lambda n, h: _normal(n, 3),
     "crd_nce": lambda n, h: (_positive(n, 4), 100),
     "cross_entropy": lambda n, h: (_normal(n, 3)[0], jnp.arange(n) % 3),
+    "dist": lambda n, h: _normal(n, 3),
     "dkd": lambda n, h: (*_normal(n, 3), jnp.arange(n) % 3),
     "euclidean": lambda n, h: _normal(n, 3),
     "factor_transfer": lambda n, h: _normal(n, h, 3, 3),
@@ -33,13 +36,18 @@ LOSSES = {
     "hard_kd": lambda n, h: _normal(n, 3),
     "hcl": lambda n, h: _normal(n, h, 3, 3),
     "kd": lambda n, h: _normal(n, 3),
+    "nkd": lambda n, h: (*_normal(n, 3), jnp.arange(n) % 3),
     "nst": lambda n, h: _normal(n, h, 3, 3),
     "ofd": lambda n, h: (*_normal(n, h, 3, 3), -jnp.ones(3)),
     "pkt": lambda n, h: _normal(n, 3),
     "rkd": lambda n, h: _normal(n, 3),
+    "rld": lambda n, h: (*_normal(n, 3), jnp.arange(n) % 3),
+    "sdd": lambda n, h: (*_normal(n, 3, 2), jnp.arange(n) % 3),
     "sfd": lambda n, h: _normal(n, h, 3, 3),
     "similarity_preserving": lambda n, h: _normal(n, h, 3, 3),
+    "ttm": lambda n, h: _normal(n, 3),
     "vid": lambda n, h: (*_normal(n, h, 3, 3), jnp.zeros(3)),
+    "wttm": lambda n, h: _normal(n, 3),
 }
 # Not losses, but what they and the methods are built of.
 PARTS = {
@@ -56,9 +64,10 @@ PARTS = {
     "ofd_margin",
     "smaller_size",
 }
-BETWEEN_EXAMPLES = {"pkt", "rkd", "similarity_preserving"}
+# Losses of all pairs of examples or, of the second, of classes.
+PAIRS = {"batch_correlation", "class_correlation", "pkt", "rkd", "similarity_preserving"}
 # Losses that contain products of matrices.
-PRODUCTS = {"fsp", "hcl", "nst", *BETWEEN_EXAMPLES}
+PRODUCTS = {"fsp", "hcl", "nst", *PAIRS}
 
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
@@ -101,8 +110,8 @@ def test_products_are_in_full_precision(name):
 @every_loss
 def test_compiled_equals_eager_where_sums_have_many_results(name):
     """More than 32,768 and not a multiple of 4,096, where jaxlib 0.10.2 errs (jax-ml/jax#39103)."""
-    # 201^2 pairs of examples.
-    arguments = LOSSES[name](201 if name in BETWEEN_EXAMPLES else 40_001, 2)
+    # 201^2 pairs.
+    arguments = LOSSES[name](201 if name in PAIRS else 40_001, 2)
     both = _value_and_gradient(name)
     value, gradient = jax.jit(both)(*arguments)
     expected_value, expected_gradient = both(*arguments)

@@ -161,3 +161,88 @@ def test_tckd_is_invariant_to_permutations_of_non_target_classes():
     expected = losses.dkd(student, teacher, labels, beta=0.0)
     actual = losses.dkd(permuted, teacher, labels, beta=0.0)
     np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["kd", "dkd"])
+def test_standardised_logits_have_no_scale_and_no_offset(name):
+    loss = getattr(losses, name)
+    labels = () if name == "kd" else (np.array([4, 0, 2, 2, 1, 3]),)
+    student, teacher = _logits(0), _logits(1)
+    change = np.array([[0.1], [1.0], [7.0], [20.0], [0.5], [3.0]], np.float32)
+    expected = loss(student, teacher, *labels, standardize=True)
+    actual = loss(change * student - change, teacher + 5, *labels, standardize=True)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(loss(student, teacher, *labels) - expected).min() > 1e-2
+
+
+def test_equal_logits_are_standardised_to_zero_without_a_gradient():
+    # The mean of 0.1 in float32 may differ from it.
+    student = np.concatenate([np.full((1, 5), 0.1), np.zeros((1, 5)), _logits(0, 1)])
+    both = jax.value_and_grad(lambda x: losses.kd(x, _logits(1, 3), standardize=True).sum())
+    value, gradient = both(student.astype(np.float32))
+    assert np.isfinite(value)
+    np.testing.assert_array_equal(gradient[:2], np.zeros((2, 5)))
+    assert (gradient[2] != 0).any()
+
+
+def test_among_other_classes_nkd_has_the_gradient_of_nckd():
+    """A cross-entropy and a KL differ by the teacher's entropy."""
+    student, teacher, labels = _logits(0), _logits(1), np.array([4, 0, 2, 2, 1, 3])
+    nkd = jax.grad(lambda x: losses.nkd(x, teacher, labels, gamma=1.5, temperature=3.0).sum())
+    nckd = jax.grad(
+        lambda x: losses.dkd(x, teacher, labels, alpha=0.0, beta=1.5, temperature=3.0).sum()
+    )
+    p_t = scipy.special.softmax(teacher, axis=-1)[range(6), labels]
+    target = jax.grad(lambda x: (p_t * losses.cross_entropy(x, labels)).sum())
+    np.testing.assert_allclose(nkd(student), nckd(student) + target(student), atol=1e-5)
+
+
+def test_rld_is_dkd_where_the_teacher_is_right():
+    student, teacher = _logits(0), _logits(1)
+    labels = teacher.argmax(-1)
+    np.testing.assert_allclose(
+        losses.rld(student, teacher, labels), losses.dkd(student, teacher, labels), rtol=1e-4
+    )
+
+
+def test_rld_leaves_out_what_the_teacher_puts_above_the_label():
+    student, teacher, labels = _logits(0), _logits(1), np.array([4, 0, 2, 2, 1, 3])
+    slope = jax.grad(lambda x: losses.rld(x, teacher, labels, alpha=0.0).sum())(student)
+    below = teacher < teacher[range(6), labels][:, None]
+    assert (slope[~below] == 0).all()
+    # A single class below has all of the probability of those below.
+    assert (slope[below & (below.sum(-1, keepdims=True) > 1)] != 0).all()
+    worst = teacher.argmin(-1)
+    value, slope = jax.value_and_grad(
+        lambda x: losses.rld(x, teacher, worst, alpha=0.0).sum()
+    )(student)  # fmt: skip
+    np.testing.assert_array_equal(value, 0)
+    np.testing.assert_array_equal(slope, np.zeros_like(student))
+
+
+def test_ttm_softens_the_teacher_alone_and_wttm_counts_what_is_soft():
+    student, teacher = _logits(0), _logits(1)
+    np.testing.assert_allclose(
+        losses.ttm(student, teacher, gamma=1.0),
+        losses.kd(student, teacher, temperature=1.0),
+        rtol=1e-5,
+    )
+    np.testing.assert_allclose(losses.ttm(teacher / 5, teacher, gamma=0.2), 0, atol=1e-6)
+    uniform = np.zeros_like(teacher)
+    certain = np.where(np.arange(5) == 2, 1e3, uniform)
+    for soft, n in ((uniform, 5 ** (1 - 0.2)), (certain, 1)):
+        ratio = losses.wttm(student, soft, gamma=0.2) / losses.ttm(student, soft, gamma=0.2)
+        np.testing.assert_allclose(ratio, n, rtol=1e-4)
+
+
+def test_sdd_of_equal_cells_is_kd_and_doubles_where_the_teacher_is_right_once():
+    student, teacher = _logits(0), _logits(1)
+    right = teacher.argmax(-1)
+    cells = [np.repeat(x[..., None], 3, -1) for x in (student, teacher)]
+    expected = losses.kd(student, teacher)
+    np.testing.assert_allclose(losses.sdd(*cells, right), expected, rtol=1e-5)
+    # Wrong as a whole, right in the last cell, at the same divergence: the classes trade places.
+    for x in cells:
+        x[..., 2] = np.roll(x[..., 0], 1, axis=1)
+    label = (right + 1) % 5
+    np.testing.assert_allclose(losses.sdd(*cells, label), expected * 4 / 3, rtol=1e-5)
