@@ -30,6 +30,7 @@ from kdjax.losses.features import (
 )
 from kdjax.losses.logits import cross_entropy, dkd, ensemble, euclidean, hard_kd, kd
 from kdjax.losses.relations import correlation_congruence, pkt, rkd, similarity_preserving
+from kdjax.losses.synthesis import batch_norm_distance, class_balance
 
 __all__ = [
     "PRECISION",
@@ -39,6 +40,8 @@ __all__ = [
     "adaptive_average_pool",
     "adaptive_max_pool",
     "attention_transfer",
+    "batch_norm_distance",
+    "class_balance",
     "correlation_congruence",
     "crd_nce",
     "cross_entropy",
