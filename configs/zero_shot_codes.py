@@ -1,8 +1,8 @@
-"""Whose data-free transfer it is: the paper's, its authors' code or its reproduction's code.
+"""Whose data-free transfer it is: the paper's, its authors' code or its reproduction's code; DFQ.
 
 Micaelli & Storkey 2019 (paper), polo5/ZeroShotKnowledgeTransfer and
 polo5/FewShotKnowledgeTransfer (authors), Nicolini, Tadiello & Zamboni 2019 with
-SZamboni/advanceddeep (report).
+SZamboni/advanceddeep (report). Choi et al. 2020 as in zju-vipa/CMI (DFQ).
 """
 
 from typing import Any, NamedTuple
@@ -117,6 +117,45 @@ CODES = {
         True,
     ),
 }
+
+
+class Method(NamedTuple):
+    """What a successor of zero-shot transfer has in place of `Code.adversarial`.
+
+    Attributes:
+      adversarial: the loss and the loop.
+      student: changes to the student's phase.
+      batch_size: latents per pseudo-batch, but on the digits.
+      pseudo_batches: of a student, but on the digits.
+    """
+
+    adversarial: Changes
+    student: Changes
+    batch_size: int
+    pseudo_batches: int
+
+
+METHODS = {
+    # scripts/dfq/dfq_cifar10_wrn402_wrn161.sh: 200 epochs of 400 updates of the student.
+    "dfq": Method(
+        {
+            "distance": "kl", "batch_norm_weight": 1.0, "one_hot_weight": 1.0,
+            "balance_weight": 20.0, "student_distance": False, "student_eval": True,
+            "fresh_images": True, "stale_teacher": False, "learning_rate": 1e-3,
+            "optimizer": "adam", "momentum": 0.5, "latent_dim": 256, "features": 256,
+            "sigmoid": True,
+        },
+        {
+            "objective": {"kd": {"weight": 1.0, "temperature": 20.0}},
+            "optimizer": {
+                "name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4,
+                "grad_clip_norm": 0.0,
+            },
+        },
+        256,
+        8_000,
+    ),
+}  # fmt: skip
 
 
 def set_up(config: ConfigDict, data: str, code: Code, steps: int) -> None:

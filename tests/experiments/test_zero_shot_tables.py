@@ -5,6 +5,7 @@ import re
 import pytest
 
 from configs import zero_shot
+from kdjax import adversarial
 from kdjax.types import UserError
 
 # As printed in the report; the two accuracies that it swaps are starred in our tables.
@@ -190,11 +191,30 @@ def test_kd_and_attention_transfer_weighs_the_kl_as_its_code_does():
     assert (shots.kd_at.init_from, shots.kd_at.shots) == ("", 25)
 
 
+def test_dfq_has_the_numbers_of_its_script():
+    """scripts/dfq/dfq_cifar10_wrn402_wrn161.sh of zju-vipa/CMI."""
+    phases = zero_shot.get_config("cifar10,method=dfq,shots=10").phases
+    dfq, kd = phases.dfq, phases.dfq.objective.kd
+    weights = {name: dfq.adversarial[f"{name}_weight"] for name in adversarial.DFQ._fields[1:]}
+    assert adversarial.GeneratorObjective(**weights) == adversarial.DFQ
+    assert (kd.weight, kd.temperature) == (1, 20)
+    optimizer = dfq.optimizer
+    assert (optimizer.name, optimizer.learning_rate, optimizer.momentum) == ("sgd", 0.1, 0.9)
+    assert (optimizer.weight_decay, optimizer.grad_clip_norm) == (1e-4, 0)
+    # 200 epochs of 400 updates of the student, ten for each of the generator.
+    assert dfq.steps * dfq.adversarial.student_steps[0] == 200 * 400
+    assert (dfq.batch_size, dfq.adversarial.generator_steps) == (256, (1,))
+    assert (dfq.adversarial.optimizer, dfq.adversarial.momentum) == ("adam", 0.5)
+    assert phases.few_shot.init_from == "dfq"
+
+
 @pytest.mark.parametrize(
     ("arg", "message"),
     [
         ("imagenet", "unknown data 'imagenet'"),
         ("table=7", "unknown table 7"),
+        ("method=dafl", "unknown method 'dafl': choose from zskt, dfq"),
+        ("method=dfq,table=1", "method is 'dfq': table, study and figure are those of zskt"),
         ("study=gamma", "unknown study 'gamma'"),
         ("code=ours", "unknown code 'ours'"),
         ("table=1,figure=2", "choose one of them"),
