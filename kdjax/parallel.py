@@ -199,6 +199,11 @@ def index(axis_name: str | None) -> Array | int:
     return 0 if axis_name is None else jax.lax.axis_index(axis_name)
 
 
+def size(axis_name: str | None) -> int:
+    """The number of devices that share the batch."""
+    return 1 if axis_name is None else int(jax.lax.axis_size(axis_name))
+
+
 def batch_indices(b: int, axis_name: str | None) -> Array:
     """Indices of this device's b examples in the whole batch, int32 [b]."""
     return index(axis_name) * b + jnp.arange(b)
@@ -236,6 +241,6 @@ def roll(x: Array, axis_name: str | None) -> Array:
     """
     last = x[-1:]
     if axis_name is not None:
-        n = jax.lax.axis_size(axis_name)
+        n = size(axis_name)
         last = jax.lax.ppermute(last, axis_name, [(i, (i + 1) % n) for i in range(n)])
     return jnp.concatenate([last, x[:-1]])

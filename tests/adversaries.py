@@ -55,6 +55,18 @@ class Sketch(nn.Module):
         return nn.BatchNorm(not train, momentum=0.9, axis_name=self.axis_name)(x)
 
 
+class Pixels(Sketch):
+    """A generator of pixels."""
+
+    sigmoid: bool = True
+
+    @nn.compact
+    def __call__(self, latents, train=False):
+        x = nn.Dense(8 * 8 * 2)(latents).reshape(-1, 8, 8, 2)
+        x = nn.BatchNorm(not train, momentum=0.9, axis_name=self.axis_name)(x)
+        return nn.sigmoid(nn.Conv(1, (3, 3))(nn.leaky_relu(x, 0.2)))
+
+
 def network(width, axis_name=None):
     return Network(Tiny(width, axis_name), MEAN, STD)
 

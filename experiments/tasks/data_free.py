@@ -1,4 +1,4 @@
-"""Training without data: a generator makes the images (Micaelli & Storkey 2019, DFQ)."""
+"""Training without data: a generator makes the images (Micaelli & Storkey 2019, DFQ, Fast)."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from experiments.length import Length
 from experiments.objective import make_objective
 from experiments.tasks.base import RunSteps, Setup, StepInputs
 from kdjax import distillers, models, optimizers, parallel, schedules
-from kdjax.adversarial import AdversarialState, Adversary, GeneratorObjective, make_step
+from kdjax.adversarial import AdversarialState, Adversary, Fast, GeneratorObjective, make_step
 from kdjax.types import Array, TrainState, UserError, Variables
 
 _PICTURES = 10
@@ -43,6 +43,11 @@ class Settings(NamedTuple):
       student_distance: as for `kdjax.adversarial.Adversary`.
       student_eval: likewise.
       fresh_images: likewise.
+      pool: batches of images that Fast keeps for the student, at most one for each pseudo-batch; 0
+        for another method. Networks see them with the crops and flips of the phase's `augment`.
+      latent_learning_rate: as for `kdjax.adversarial.Fast`.
+      moments_decay: its `decay`.
+      warmup: the share of the phase in which its generator does not look at the student.
       generator_steps: n_G, updates of the generator per pseudo-batch. Several numbers
         divide the phase into equal parts.
       student_steps: n_S, updates of the student per pseudo-batch, in the same form.
@@ -66,6 +71,10 @@ class Settings(NamedTuple):
     student_distance: bool = True
     student_eval: bool = False
     fresh_images: bool = False
+    pool: int = 0
+    latent_learning_rate: float = 0.01
+    moments_decay: float = 0.9
+    warmup: float = 0.0
     generator_steps: tuple[int, ...] = (1,)
     student_steps: tuple[int, ...] = (10,)
     learning_rate: float = 1e-3
@@ -233,6 +242,16 @@ def _make_adversary(setup: Setup, length: Length, settings: Settings) -> Adversa
     if settings.optimizer:
         generator_unit = optimizers.create(settings.optimizer, 1.0, momentum=settings.momentum)
         rate = optax.constant_schedule(settings.learning_rate)
+    fast, steps = None, length.end.max_steps
+    if settings.pool:
+        fast = Fast(
+            pool_size=min(settings.pool, steps) * config.batch_size,
+            latent_learning_rate=settings.latent_learning_rate,
+            warmup=round(settings.warmup * steps),
+            decay=settings.moments_decay,
+            padding=config.augment.padding,
+            flip=config.augment.flip,
+        )
     distiller = distillers.weighted_sum()
     # The objective is optional where the distance trains the student.
     if config.objective or not settings.student_distance:
@@ -265,6 +284,7 @@ def _make_adversary(setup: Setup, length: Length, settings: Settings) -> Adversa
         student_distance=settings.student_distance,
         student_eval=settings.student_eval,
         fresh_images=settings.fresh_images,
+        fast=fast,
         stale_teacher=settings.stale_teacher,
         axis_name=parallel.AXIS,
         elementwise=optimizers.is_elementwise(config.optimizer.name, config.optimizer.decay_mask),

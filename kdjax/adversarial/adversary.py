@@ -16,6 +16,7 @@ import optax
 
 from kdjax import parallel, train, updates
 from kdjax.adversarial.distances import DISTANCES
+from kdjax.adversarial.fast import Fast
 from kdjax.adversarial.objectives import ZERO_SHOT, GeneratorObjective
 from kdjax.adversarial.state import AdversarialState, Lesson
 from kdjax.types import (
@@ -57,6 +58,7 @@ class Adversary:
       fresh_images: whether each update has latents of its own, and the student's images are
         generated in evaluation mode, as in DFQ. Otherwise all updates of a pseudo-batch have
         the same latents.
+      fast: settings of Fast, whose generator makes a pool of images, or None.
       stale_teacher: whether the student's first update uses the teachers' outputs for the
         images from before the generator's last update, as SZamboni/advanceddeep does.
       axis_name: the mapped axis over which batches are sharded, or None.
@@ -64,7 +66,7 @@ class Adversary:
 
     Raises:
       UserError: if the distance is unknown, there is no teacher, or `stale_teacher` is combined
-        with `fresh_images`.
+        with `fresh_images` or `fast`.
     """
 
     student: Network
@@ -80,6 +82,7 @@ class Adversary:
     student_distance: bool = True
     student_eval: bool = False
     fresh_images: bool = False
+    fast: Fast | None = None
     stale_teacher: bool = False
     axis_name: str | None = None
     elementwise: bool = False
@@ -91,8 +94,10 @@ class Adversary:
             )
         if not self.teachers:
             raise UserError("data-free transfer needs at least one teacher, got none")
-        if self.stale_teacher and self.fresh_images:
-            raise UserError("stale_teacher needs images that stay, and fresh_images has new ones")
+        if self.stale_teacher and (self.fresh_images or self.fast):
+            raise UserError(
+                "stale_teacher needs images that stay; fresh_images and Fast change them"
+            )
 
     def init(
         self,
@@ -135,6 +140,7 @@ class Adversary:
             **{f.name: getattr(state, f.name) for f in dataclasses.fields(state)},
             generator=generator,
             generator_opt_state=self.generator_optimizer.init(generator["params"]),
+            kept=self.fast.init(image_shape, self.teachers) if self.fast else {},
         )
 
     def uses_vectors(self, state: AdversarialState) -> bool:
@@ -175,10 +181,23 @@ class Adversary:
         in_pixels = getattr(self.generator, "sigmoid", False)
         return generated if in_pixels else self.teachers[0].pixels(generated)
 
-    def _distances(self, student: Outputs, teachers: Sequence[Outputs]) -> Array:
-        """Distance between student and teachers for each example, [b]."""
-        distance = DISTANCES[self.distance]
-        values = [distance(student.logits, teacher.logits) for teacher in teachers]
+    def distances(
+        self, student: Outputs, teachers: Sequence[Outputs], *, where_they_agree: bool = False
+    ) -> Array:
+        """Distance between student and teachers for each example, [b].
+
+        Args:
+          student: its outputs.
+          teachers: the outputs of each.
+          where_they_agree: whether it is 0 unless both give the example the same class.
+        """
+        values = []
+        for teacher in teachers:
+            value = DISTANCES[self.distance](student.logits, teacher.logits)
+            if where_they_agree:
+                classes = (jnp.argmax(one.logits, axis=-1) for one in (student, teacher))
+                value = jnp.where(jnp.equal(*classes), value, 0.0)
+            values.append(value)
         return jnp.mean(jnp.stack(values), axis=0)
 
     def lesson(self, teacher_variables: Sequence[Variables], images: Array) -> Lesson:
@@ -214,7 +233,7 @@ class Adversary:
             teachers, moments = self.objective.evaluate(
                 self.teachers, teacher_variables, images, self.axis_name
             )
-            distance = jnp.mean(self._distances(outputs, teachers))
+            distance = jnp.mean(self.distances(outputs, teachers))
             loss, terms = self.objective.loss(distance, teachers, moments, self.axis_name)
             return loss, (teachers, generator_stats, student_stats, terms)
 
@@ -271,7 +290,7 @@ class Adversary:
             )
             method_variables = {"params": method_params, "state": state.method_state}
             term = self.distiller.loss(method_variables, context)
-            distance = jnp.mean(self._distances(outputs, teachers))
+            distance = jnp.mean(self.distances(outputs, teachers))
             loss = jnp.mean(term.value)
             if self.student_distance:
                 loss = distance + loss

@@ -21,7 +21,8 @@ class GeneratorObjective(NamedTuple):
     Attributes:
       distance: of the distance between student and teacher, which is maximised.
       batch_norm: of `kdjax.losses.batch_norm_distance`, summed over the teacher's batch norms.
-      one_hot: of the cross-entropy of the teacher's prediction with its most probable class.
+      one_hot: of the cross-entropy of the teacher's prediction with its most probable class, or
+        in Fast with a random label.
       balance: of `kdjax.losses.class_balance` of the teacher's predictions.
     """
 
@@ -60,6 +61,7 @@ class GeneratorObjective(NamedTuple):
         outputs: Sequence[Outputs],
         moments: Sequence[Sequence[Moments]],
         axis_name: str | None,
+        labels: Array | None = None,
     ) -> tuple[Array, Metrics]:
         """The weighted sum of the terms, and the terms.
 
@@ -69,6 +71,7 @@ class GeneratorObjective(NamedTuple):
           moments: of each teacher.
           axis_name: the mapped axis over which the batch is sharded, or None. The mean over it
             is the loss of the whole batch.
+          labels: int [b], classes that images should have; None for the most probable ones.
         """
         logits = [one.logits for one in outputs]
         terms = {"distance": distance}
@@ -76,7 +79,9 @@ class GeneratorObjective(NamedTuple):
             sums = [sum(losses.batch_norm_distance(*layer) for layer in its) for its in moments]
             terms["batch_norm"] = jnp.mean(jnp.stack(sums))
         if self.one_hot:
-            terms["one_hot"] = jnp.mean(jnp.stack([losses.hard_kd(one, one) for one in logits]))
+            targets = [jnp.argmax(one, -1) if labels is None else labels for one in logits]
+            found = [losses.cross_entropy(*pair) for pair in zip(logits, targets, strict=True)]
+            terms["one_hot"] = jnp.mean(jnp.stack(found))
         if self.balance:
             whole = parallel.all_gather(logits, axis_name)
             terms["balance"] = jnp.mean(jnp.stack([losses.class_balance(one) for one in whole]))
@@ -89,3 +94,5 @@ class GeneratorObjective(NamedTuple):
 ZERO_SHOT = GeneratorObjective()
 #: The generator's objective of DFQ.
 DFQ = GeneratorObjective(distance=1.0, batch_norm=1.0, one_hot=1.0, balance=20.0)
+#: The generator's objective of Fast, for wide residual networks.
+FAST = GeneratorObjective(distance=1.1, batch_norm=10.0, one_hot=0.4)

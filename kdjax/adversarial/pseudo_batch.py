@@ -14,10 +14,11 @@ import numpy as np
 
 from kdjax import parallel, updates
 from kdjax.adversarial.adversary import Adversary, update_key
+from kdjax.adversarial.fast import synthesize
 from kdjax.adversarial.state import AdversarialState, Lesson, PseudoBatchStep
 from kdjax.types import Array, Metrics, PyTree, Variables
 
-# What an update of the student learns from: a lesson, or the indices of latents of its own.
+# What an update of the student learns from: a lesson, or indices by which it has images of its own.
 _Given = Lesson | Array
 
 # What distinguishes the keys of latents that only one update has; no device has such an index.
@@ -94,6 +95,12 @@ def _generator_part(
       from, and the means of the generator's metrics.
     """
     latents = adversary.latents(jax.random.fold_in(rng, state.step), indices)
+    if adversary.fast:
+        keys = _keys(rng, state.step, jnp.zeros((), jnp.int32), _OF_GENERATOR, indices)
+        state, metrics = synthesize(
+            adversary, state, teacher_variables, latents, keys, steps=generator_steps
+        )
+        return state, indices, indices, metrics
 
     def update(state: AdversarialState, i: Array) -> Any:
         key, z = update_key(rng, state.step, i), latents
@@ -126,7 +133,12 @@ def _student_update(
     rng: Array,
 ) -> tuple[AdversarialState, Metrics]:
     """The student's i-th update (int32 []) of a pseudo-batch."""
-    if not isinstance(given, Lesson):
+    if not isinstance(given, Lesson) and adversary.fast:
+        keys = _keys(rng, state.step, i, _OF_STUDENT, given)
+        whole = len(given) * parallel.size(adversary.axis_name)
+        images = adversary.fast.draw(state.kept, keys, (state.step + 1) * whole)
+        given = adversary.lesson(teacher_variables, images)
+    elif not isinstance(given, Lesson):
         key = jax.random.fold_in(update_key(rng, state.step, i), _OF_STUDENT)
         images = adversary.samples(state.generator, adversary.latents(key, given))
         given = adversary.lesson(teacher_variables, images)
@@ -211,6 +223,12 @@ def make_step(adversary: Adversary, devices: parallel.Devices) -> PseudoBatchSte
         return state, jax.tree.map(lambda *x: np.mean(x), *history)
 
     return step
+
+
+def _keys(rng: Array, step: Array, i: Array, whose: int, indices: Array) -> Array:
+    """A key for each index [b], in the i-th update of a network."""
+    key = jax.random.fold_in(update_key(rng, step, i), whose)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
 def _next(state: AdversarialState) -> AdversarialState:

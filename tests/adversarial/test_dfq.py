@@ -8,25 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from adversaries import BATCH, CLASSES, SHAPE, STAGES, Run, Sketch, adversary, variables_of
+from adversaries import BATCH, CLASSES, SHAPE, STAGES, Pixels, Run, adversary, variables_of
 
 from kdjax import adversarial, distillers, parallel
 from kdjax.adversarial import pseudo_batch
 from kdjax.types import Network, Outputs, UserError
 
 TEMPERATURE = 20.0
-
-
-class Pixels(Sketch):
-    """A generator of pixels."""
-
-    sigmoid: bool = True
-
-    @nn.compact
-    def __call__(self, latents, train=False):
-        x = nn.Dense(8 * 8 * 2)(latents).reshape(-1, 8, 8, 2)
-        x = nn.BatchNorm(not train, momentum=0.9, axis_name=self.axis_name)(x)
-        return nn.sigmoid(nn.Conv(1, (3, 3))(nn.leaky_relu(x, 0.2)))
 
 
 def options(count=2):

@@ -32,6 +32,7 @@ CASES = [
     (zero_shot, "svhn,figure=3"),
     (zero_shot, "mnist,shots=10"),
     (zero_shot, "cifar10,method=dfq,code=report"),
+    (zero_shot, "method=fast"),
     *((function_matching, variant) for variant in (None, *function_matching.VARIANTS)),
     (function_matching, "flowers,schedule=medium"),
     (function_matching, "pet,schedule=long"),

@@ -144,13 +144,14 @@ def test_without_any_data_nothing_is_measured_and_the_student_is_the_same(done, 
         np.testing.assert_array_equal(value, checkpoint.flatten(theirs)[key])
 
 
-@pytest.mark.parametrize("method", ["zskt", "dfq"])
+@pytest.mark.parametrize("method", ["zskt", "dfq", "fast"])
 def test_an_interrupted_phase_without_data_ends_with_the_same_figures(finished, tmp_path, method):
     """n_G changes half-way, and the run is killed between two evaluations."""
     config = data_free_config(finished / "teacher", generator_steps=(1, 2), eval_every=1)
     if method in METHODS:
         changes = METHODS[method]
-        config.phases.zero_shot.adversarial.update(changes.adversarial, latent_dim=8, features=8)
+        small = {"generator_steps": (1, 2), "latent_dim": 8, "features": 8}
+        config.phases.zero_shot.adversarial.update(changes.adversarial | small)
         config.phases.zero_shot.objective = changes.student["objective"]
     whole, _ = execute(config, tmp_path / "whole")
     workdir = tmp_path / "run"
