@@ -161,8 +161,12 @@ def synthesize(
             images, batch_stats = adversary.images(variables, latents)
             its_keys = jax.vmap(jax.random.fold_in, (0, None))(view_keys, i)
             seen = fast.see(its_keys, images)
-            outputs, found = adversary.objective.evaluate(
-                adversary.teachers, teacher_variables, seen, axis_name
+            outputs, found = zip(
+                *(
+                    evaluate_with_moments(teacher, its, seen, axis_name)
+                    for teacher, its in zip(adversary.teachers, teacher_variables, strict=True)
+                ),
+                strict=True,
             )
             student = adversary.student.evaluate(state.variables, seen)
             distances = adversary.distances(student, outputs, where_they_agree=True)

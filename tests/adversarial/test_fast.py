@@ -196,6 +196,20 @@ def test_networks_see_crops_and_mirrored_images():
     assert len({one.tobytes() for one in seen}) == 9
 
 
+def test_the_generator_may_ignore_the_batch_norms(two_batches):
+    run, _, _ = two_batches
+    objective = adversarial.GeneratorObjective(one_hot=1.0)
+    whole = adversary(0, **options(0) | {"objective": objective})
+    after, metrics = jax.eval_shape(
+        lambda state, keys: fast.synthesize(
+            whole, state, run.teachers, jnp.zeros((BATCH, 10)), keys, steps=1
+        ),
+        run.state, jax.random.split(run.key, BATCH),
+    )  # fmt: skip
+    chex.assert_trees_all_equal_shapes(after, run.state)
+    assert "generator/batch_norm" not in metrics
+
+
 def test_a_pool_that_batches_do_not_fill_is_refused(two_batches):
     run, _, _ = two_batches
     whole = adversary(0, **options(0, pool_size=BATCH + 1))
