@@ -160,7 +160,7 @@ class Devices:
     def map(
         self,
         fn: Callable[..., Any],
-        in_axes: tuple[int | None, ...],
+        in_axes: tuple[Any, ...],
         out_axes: Any = None,
         **kwargs: Any,
     ) -> Callable[..., Any]:
@@ -168,7 +168,8 @@ class Devices:
 
         Args:
           fn: a function of positional arguments.
-          in_axes: for each argument, 0 if it is sharded (`shard`), None if replicated.
+          in_axes: for each argument, or part of it, 0 if it is sharded (`shard`), None if
+            replicated.
           out_axes: likewise for the outputs. Replicated outputs must be equal on all devices
             (averaged with `pmean`); this is not checked.
           **kwargs: further arguments of `jax.pmap`.

@@ -96,17 +96,34 @@ class Fast(NamedTuple):
         return self.see(view_keys, kept["pool"][choices].astype(jnp.float32) / 255)
 
 
-class _Copy(NamedTuple):
-    """The copy of the generator during its steps, and the best images so far."""
+class Copy(NamedTuple):
+    """The copy of the generator during its steps, and the best images so far.
+
+    Attributes:
+      params: of the copy.
+      batch_stats: of the copy.
+      latents: [b, latent_dim], which take steps, too.
+      opt_state: of `params`.
+      latent_opt_state: of `latents`.
+      total: the sum of the gradients of `params`.
+      best: [], the smallest loss.
+      images: [b, h, w, c], which have it.
+      moments: of the last images, as in the state's `kept`.
+    """
 
     params: PyTree
     batch_stats: PyTree
     latents: Array
     opt_state: Any
+    latent_opt_state: Any
     total: PyTree
     best: Array
     images: Array
     moments: PyTree
+
+
+#: For each part of a `Copy` the axis of the shards of a batch, or None if it is replicated.
+COPY_AXES = Copy(None, None, 0, None, 0, None, None, 0, None)  # type: ignore[arg-type]
 
 
 def synthesize(
@@ -121,7 +138,7 @@ def synthesize(
     """Makes a batch of images for the pool, and updates the generator.
 
     The rate of the copy is that of the generator's schedule, and the generator's own `steps` times
-    as large.
+    as large. It is `begin`, as many times `advance`, and `finish`.
 
     Args:
       adversary: the networks; it has `fast`.
@@ -137,106 +154,131 @@ def synthesize(
     Raises:
       UserError: if the size of the pool is no multiple of the batch.
     """
-    fast, axis_name = adversary.fast, adversary.axis_name
-    assert fast is not None
-    whole = len(latents) * parallel.size(axis_name)
-    if fast.pool_size % whole:
-        raise UserError(f"the pool has {fast.pool_size} images, no multiple of {whole}")
-    label_keys, view_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-    shares = jax.vmap(jax.random.uniform)(label_keys)
-    rate = adversary.generator_learning_rate(state.step)
-    # Before the first batch there are no averages.
-    decay = jnp.where(state.step > 0, fast.decay, 0.0)
-    looks = state.step + 1 >= fast.warmup
 
-    def averaged(moments: PyTree) -> PyTree:
-        return jax.tree.map(
-            lambda old, new: decay * old + (1 - decay) * new, state.kept["moments"], moments
-        )
+    def update(copy: Copy, i: Array) -> tuple[Copy, Metrics]:
+        return advance(adversary, state, teacher_variables, copy, keys, i)
 
-    def update(copy: _Copy, i: Array) -> tuple[_Copy, Metrics]:
-        def objective(trained: tuple[PyTree, Array]) -> tuple[Array, Any]:
-            params, latents = trained
-            variables = {"params": params, "batch_stats": copy.batch_stats}
-            images, batch_stats = adversary.images(variables, latents)
-            its_keys = jax.vmap(jax.random.fold_in, (0, None))(view_keys, i)
-            seen = fast.see(its_keys, images)
-            outputs, found = zip(
-                *(
-                    evaluate_with_moments(teacher, its, seen, axis_name)
-                    for teacher, its in zip(adversary.teachers, teacher_variables, strict=True)
-                ),
-                strict=True,
-            )
-            student = adversary.student.evaluate(state.variables, seen)
-            distances = adversary.distances(student, outputs, where_they_agree=True)
-            moments = tuple(tuple((m.mean, m.variance) for m in its) for its in found)
-            mixed = [
-                [
-                    layer._replace(mean=mean, variance=variance)
-                    for layer, (mean, variance) in zip(layers, pairs, strict=True)
-                ]
-                for layers, pairs in zip(found, averaged(moments), strict=True)
-            ]
-            loss, terms = adversary.objective.loss(
-                jnp.where(looks, jnp.mean(distances), 0.0),
-                outputs,
-                mixed,
-                axis_name,
-                labels=jnp.floor(shares * outputs[0].logits.shape[-1]).astype(jnp.int32),
-            )
-            return loss, (terms | {"loss": loss}, images, batch_stats, moments)
+    copy, terms = parallel.loop(update, begin(adversary, state, latents), jnp.arange(steps))
+    state, metrics = finish(adversary, state, copy, jnp.asarray(steps))
+    return state, metrics | jax.tree.map(jnp.mean, terms)
 
-        trained = (copy.params, copy.latents)
-        (grad, latent_grad), (terms, images, batch_stats, moments) = jax.grad(
-            objective, has_aux=True
-        )(trained)
-        grad, terms, batch_stats = parallel.pmean((grad, terms, batch_stats), axis_name)
-        # The mean over devices is the loss, of which each has the gradient of its own latents.
-        latent_grad = latent_grad / parallel.size(axis_name)
-        better = terms["loss"] < copy.best
-        changes, opt_state = adversary.generator_optimizer.update(
-            (grad, latent_grad), copy.opt_state, trained
-        )
-        rates = (jax.tree.map(lambda _: rate, grad), fast.latent_learning_rate)
-        params, latents = optax.apply_updates(
-            trained, jax.tree.map(lambda change, its: its * change, changes, rates)
-        )
-        copy = _Copy(
-            params,
-            batch_stats,
-            latents,
-            opt_state,
-            total=jax.tree.map(jnp.add, copy.total, grad),
-            best=jnp.where(better, terms["loss"], copy.best),
-            images=jnp.where(better, images, copy.images),
-            moments=moments,
-        )
-        return copy, terms
 
-    params, pool = state.generator["params"], state.kept["pool"]
-    copy = _Copy(
+def begin(adversary: "Adversary", state: AdversarialState, latents: Array) -> Copy:
+    """The copy before its first step; arguments and errors as for `synthesize`."""
+    pool = state.kept["pool"]
+    whole = len(latents) * parallel.size(adversary.axis_name)
+    if len(pool) % whole:
+        raise UserError(f"the pool has {len(pool)} images, no multiple of {whole}")
+    params, optimizer = state.generator["params"], adversary.generator_optimizer
+    return Copy(
         **state.generator,
         latents=latents,
-        opt_state=adversary.generator_optimizer.init((params, latents)),
+        opt_state=optimizer.init(params),
+        latent_opt_state=optimizer.init(latents),
         total=jax.tree.map(jnp.zeros_like, params),
         best=jnp.asarray(jnp.inf),
         images=jnp.zeros((len(latents), *pool.shape[1:])),
         moments=state.kept["moments"],
     )
-    copy, terms = parallel.loop(update, copy, jnp.arange(steps))
+
+
+def advance(
+    adversary: "Adversary",
+    state: AdversarialState,
+    teacher_variables: Sequence[Variables],
+    copy: Copy,
+    keys: Array,
+    i: Array,
+) -> tuple[Copy, Metrics]:
+    """The copy's i-th step (int32 []); other arguments as for `synthesize`."""
+    fast, axis_name = adversary.fast, adversary.axis_name
+    assert fast is not None
+    label_keys, view_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    shares = jax.vmap(jax.random.uniform)(label_keys)
+
+    def objective(params: PyTree, latents: Array) -> tuple[Array, Any]:
+        variables = {"params": params, "batch_stats": copy.batch_stats}
+        images, batch_stats = adversary.images(variables, latents)
+        its_keys = jax.vmap(jax.random.fold_in, (0, None))(view_keys, i)
+        seen = fast.see(its_keys, images)
+        outputs, found = zip(
+            *(
+                evaluate_with_moments(teacher, its, seen, axis_name)
+                for teacher, its in zip(adversary.teachers, teacher_variables, strict=True)
+            ),
+            strict=True,
+        )
+        student = adversary.student.evaluate(state.variables, seen)
+        distances = adversary.distances(student, outputs, where_they_agree=True)
+        looks = state.step + 1 >= fast.warmup
+        moments = tuple(tuple((m.mean, m.variance) for m in its) for its in found)
+        mixed = [
+            [
+                layer._replace(mean=mean, variance=variance)
+                for layer, (mean, variance) in zip(layers, pairs, strict=True)
+            ]
+            for layers, pairs in zip(found, _averaged(fast, state, moments), strict=True)
+        ]
+        loss, terms = adversary.objective.loss(
+            jnp.where(looks, jnp.mean(distances), 0.0),
+            outputs,
+            mixed,
+            axis_name,
+            labels=jnp.floor(shares * outputs[0].logits.shape[-1]).astype(jnp.int32),
+        )
+        return loss, (terms | {"loss": loss}, images, batch_stats, moments)
+
+    (grad, latent_grad), (terms, images, batch_stats, moments) = jax.grad(
+        objective, argnums=(0, 1), has_aux=True
+    )(copy.params, copy.latents)
+    grad, terms, batch_stats = parallel.pmean((grad, terms, batch_stats), axis_name)
+    # The mean over devices is the loss, of which each has the gradient of its own latents.
+    latent_grad = latent_grad / parallel.size(axis_name)
+    better = terms["loss"] < copy.best
+    optimizer, rate = adversary.generator_optimizer, adversary.generator_learning_rate(state.step)
+    params, opt_state = updates.step(optimizer, rate, grad, copy.opt_state, copy.params)
+    latents, latent_opt_state = updates.step(
+        optimizer, fast.latent_learning_rate, latent_grad, copy.latent_opt_state, copy.latents
+    )
+    copy = Copy(
+        params,
+        batch_stats,
+        latents,
+        opt_state,
+        latent_opt_state,
+        total=jax.tree.map(jnp.add, copy.total, grad),
+        best=jnp.where(better, terms["loss"], copy.best),
+        images=jnp.where(better, images, copy.images),
+        moments=moments,
+    )
+    return copy, {f"generator/{name}": value for name, value in terms.items()}
+
+
+def finish(
+    adversary: "Adversary", state: AdversarialState, copy: Copy, steps: Array
+) -> tuple[AdversarialState, Metrics]:
+    """The state with the copy's images and the updated generator, and the gradient's norm.
+
+    Args:
+      adversary: as for `synthesize`.
+      state: likewise.
+      copy: after its last step.
+      steps: int32 [], how many it took.
+    """
+    fast = adversary.fast
+    assert fast is not None
     params, opt_state = updates.step(
         adversary.generator_optimizer,
-        rate * steps,
+        adversary.generator_learning_rate(state.step) * steps,
         copy.total,
         state.generator_opt_state,
-        params,
+        state.generator["params"],
     )
-    images = parallel.all_gather(copy.images, axis_name)
+    images = parallel.all_gather(copy.images, adversary.axis_name)
     pool = jax.lax.dynamic_update_slice_in_dim(
-        pool,
+        state.kept["pool"],
         jnp.floor(images * 255).astype(jnp.uint8),
-        state.step * whole % fast.pool_size,
+        state.step * len(images) % len(state.kept["pool"]),
         axis=0,
     )
     state = dataclasses.replace(
@@ -244,7 +286,14 @@ def synthesize(
         # The copy's batch statistics are used for pictures only.
         generator={"params": params, "batch_stats": copy.batch_stats},
         generator_opt_state=opt_state,
-        kept={"pool": pool, "moments": averaged(copy.moments)},
+        kept={"pool": pool, "moments": _averaged(fast, state, copy.moments)},
     )
-    metrics = {f"generator/{name}": jnp.mean(value) for name, value in terms.items()}
-    return state, metrics | {"generator/gradient_norm": optax.tree.norm(copy.total)}
+    return state, {"generator/gradient_norm": optax.tree.norm(copy.total)}
+
+
+def _averaged(fast: Fast, state: AdversarialState, moments: PyTree) -> PyTree:
+    """Moments of a batch, averaged with those of the batches before it if there are any."""
+    decay = jnp.where(state.step > 0, fast.decay, 0.0)
+    return jax.tree.map(
+        lambda old, new: decay * old + (1 - decay) * new, state.kept["moments"], moments
+    )

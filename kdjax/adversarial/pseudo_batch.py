@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import parallel, updates
+from kdjax.adversarial import fast
 from kdjax.adversarial.adversary import Adversary, update_key
-from kdjax.adversarial.fast import synthesize
 from kdjax.adversarial.state import AdversarialState, Lesson, PseudoBatchStep
 from kdjax.types import Array, Metrics, PyTree, Variables
 
@@ -23,6 +23,7 @@ _Given = Lesson | Array
 
 # What distinguishes the keys of latents that only one update has; no device has such an index.
 _OF_GENERATOR, _OF_STUDENT = 2**31 - 2, 2**31 - 1
+_FIRST: Any = np.int32(0)
 
 
 def pseudo_batch(
@@ -96,8 +97,8 @@ def _generator_part(
     """
     latents = adversary.latents(jax.random.fold_in(rng, state.step), indices)
     if adversary.fast:
-        keys = _keys(rng, state.step, jnp.zeros((), jnp.int32), _OF_GENERATOR, indices)
-        state, metrics = synthesize(
+        keys = _keys(rng, state.step, _FIRST, _OF_GENERATOR, indices)
+        state, metrics = fast.synthesize(
             adversary, state, teacher_variables, latents, keys, steps=generator_steps
         )
         return state, indices, indices, metrics
@@ -164,7 +165,8 @@ def make_step(adversary: Adversary, devices: parallel.Devices) -> PseudoBatchSte
     On accelerators a single program scans over all updates of all pseudo-batches of a
     call. On the CPU, where loops around convolutions are slow and unrolled updates would
     each be compiled separately, there are two programs: one for the generator's part and
-    one that is called for each of the student's updates.
+    one that is called for each of the student's updates. Fast has a program for each step of the
+    generator's copy, too.
 
     Args:
       adversary: the networks.
@@ -180,15 +182,8 @@ def make_step(adversary: Adversary, devices: parallel.Devices) -> PseudoBatchSte
         program = functools.cache(functools.partial(scan, adversary, devices))
         return lambda *args, **counts: program(**counts)(*args)
 
-    @functools.cache
-    def generator_part(generator_steps: int) -> Callable[..., Any]:
-        return devices.map(
-            functools.partial(_generator_part, adversary, generator_steps=generator_steps),
-            in_axes=(None, None, 0, None),
-            out_axes=(None, 0, 0, None),
-            donate_argnums=0,
-        )
-
+    programs = _fast_programs if adversary.fast else _generator_programs
+    generator_part = programs(adversary, devices)
     update = devices.map(
         functools.partial(_student_update, adversary),
         in_axes=(None, None, 0, None, None),
@@ -223,6 +218,61 @@ def make_step(adversary: Adversary, devices: parallel.Devices) -> PseudoBatchSte
         return state, jax.tree.map(lambda *x: np.mean(x), *history)
 
     return step
+
+
+def _generator_programs(
+    adversary: Adversary, devices: parallel.Devices
+) -> Callable[[int], Callable[..., Any]]:
+    """`_generator_part` for a number of updates, in one program."""
+
+    @functools.cache
+    def program(generator_steps: int) -> Callable[..., Any]:
+        return devices.map(
+            functools.partial(_generator_part, adversary, generator_steps=generator_steps),
+            in_axes=(None, None, 0, None),
+            out_axes=(None, 0, 0, None),
+            donate_argnums=0,
+        )
+
+    return program
+
+
+def _fast_programs(
+    adversary: Adversary, devices: parallel.Devices
+) -> Callable[[int], Callable[..., Any]]:
+    """`_generator_part` of Fast for a number of steps, with a program for each step."""
+
+    def begin(state: AdversarialState, indices: Array, rng: Array) -> tuple[fast.Copy, Array]:
+        latents = adversary.latents(jax.random.fold_in(rng, state.step), indices)
+        keys = _keys(rng, state.step, _FIRST, _OF_GENERATOR, indices)
+        return fast.begin(adversary, state, latents), keys
+
+    begin_all = devices.map(begin, in_axes=(None, 0, None), out_axes=(fast.COPY_AXES, 0))
+    advance = devices.map(
+        functools.partial(fast.advance, adversary),
+        in_axes=(None, None, fast.COPY_AXES, 0, None),
+        out_axes=(fast.COPY_AXES, None),
+        donate_argnums=2,
+    )
+    finish = devices.map(
+        functools.partial(fast.finish, adversary),
+        in_axes=(None, fast.COPY_AXES, None),
+        donate_argnums=0,
+    )
+
+    def generator_part(
+        steps: int, state: AdversarialState, teacher_variables: Any, indices: Any, rng: Array
+    ) -> tuple[AdversarialState, Any, Any, Metrics]:
+        copy, keys = begin_all(state, indices, rng)
+        history = []
+        for i in range(steps):
+            copy, terms = advance(state, teacher_variables, copy, keys, np.int32(i))
+            parallel.wait_on_cpu(terms)
+            history.append(jax.device_get(terms))
+        state, metrics = finish(state, copy, np.int32(steps))
+        return state, indices, indices, metrics | jax.tree.map(lambda *x: np.mean(x), *history)
+
+    return lambda steps: functools.partial(generator_part, steps)
 
 
 def _keys(rng: Array, step: Array, i: Array, whose: int, indices: Array) -> Array:
