@@ -366,6 +366,7 @@ class Pair:
         from experiments.data import PhaseData
         from experiments.length import Length, StepLimit
         from experiments.tasks import DataFree, Setup
+        from kdjax.adversarial.pseudo_batch import scan
 
         compiler, b, updates = self.compiler, self.batch, 10
         config = common.inherit(
@@ -381,7 +382,7 @@ class Pair:
         state = jax.eval_shape(
             lambda key, one: task.init(key, one, None), self.key, (self.variables,)
         )
-        program = task.adversary.scan(compiler.devices, generator_steps=1, student_steps=updates)
+        program = scan(task.adversary, compiler.devices, generator_steps=1, student_steps=updates)
         indices = jax.ShapeDtypeStruct((1, 32, b), np.int32)
         placed = compiler.placed
         trained, taught = self.trained, self.taught

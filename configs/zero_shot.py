@@ -16,6 +16,14 @@ DATA is one of
 - `mnist`, `fashion_mnist`, `svhn`, `cifar10`, `cifar100`: at 32x32, `wrn_40_2` to
   `wrn_16_1`, pseudo-batches of 128; 80,000 of them, or as many as the report's Table 6 has.
 
+`method=dfq` is a successor, DFQ (Choi et al. 2020) as in zju-vipa/CMI, whose student is the phase
+`dfq`. Its generator ends in a sigmoid and makes images that fit the teacher's batch norms, that
+the teacher is sure of and whose classes are balanced; each of the student's updates has new ones.
+There are 8,000 pseudo-batches of 256, except on the digits. `method=fast` is Fast (Fang et al.
+2022) as in zju-vipa/Fast-Datafree: a copy of the generator takes ten steps for a batch, which goes
+into the pool that the student learns from. There are 220 pseudo-batches of 256 with 400 updates of
+the student, on the digits 60 of 64 with 50.
+
 `teacher=MODEL`, `student=MODEL` and `steps=N` change these. A run without any data is
 `--config.data.name= --config.teacher.checkpoint=RUN/teacher`; its student can still be
 evaluated with `--config.evaluation.name=tfds:cifar10`.
@@ -59,7 +67,16 @@ from ml_collections import ConfigDict
 
 from configs import common
 from configs import zero_shot_tables as tables
-from configs.zero_shot_codes import CODES, DATA, Code, add_data_free, add_few_shot, set_up
+from configs.zero_shot_codes import (
+    CODES,
+    DATA,
+    METHOD_BATCH_SIZE,
+    METHODS,
+    Code,
+    add_data_free,
+    add_few_shot,
+    set_up,
+)
 from kdjax.types import UserError
 
 TABLES = (0, 1, 2, 3, 4, 5, 6)
@@ -79,11 +96,12 @@ BETAS = (0, 100, 250, 1000, 2500)
 
 def get_config(arg: str | None = None) -> ConfigDict:
     args = common.arguments(
-        arg, data="digits", teacher="", student="", steps=0, table=0, study="", figure=0,
-        code="", shots=0,
+        arg, data="digits", method="zskt", teacher="", student="", steps=0, table=0, study="",
+        figure=0, code="", shots=0,
     )  # fmt: skip
     for what, given, allowed in (
         ("data", args.data, tuple(DATA)),
+        ("method", args.method, ("zskt", *METHODS)),
         ("table", args.table, TABLES),
         ("study", args.study, STUDIES),
         ("figure", args.figure, FIGURES),
@@ -91,8 +109,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     ):
         if given not in allowed:
             raise UserError(f"unknown {what} {given!r}: choose from {', '.join(map(str, allowed))}")
-    if sum(map(bool, (args.table, args.study, args.figure))) > 1:
+    others = sum(map(bool, (args.table, args.study, args.figure)))
+    if others > 1:
         raise UserError("table, study and figure are given: choose one of them")
+    method = METHODS.get(args.method)
+    if others and method:
+        raise UserError(f"method is {args.method!r}: table, study and figure are those of zskt")
     if args.table == 5:
         args.table, args.study = 0, "beta"
     reports = args.table in (4, 6) or args.study not in ("", "switches")
@@ -101,7 +123,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     small = args.data == "digits"
     config.teacher.model = args.teacher or ("wrn_16_2" if small else "wrn_40_2")
     config.student.model = args.student or "wrn_16_1"
-    set_up(config, args.data, code, args.steps or DATA[args.data].pseudo_batches)
+    steps = method.pseudo_batches[small] if method else DATA[args.data].pseudo_batches
+    set_up(config, args.data, code, args.steps or steps)
     if args.table in (1, 2, 4):
         _pairs(config, args, code)
     elif args.table in (3, 6):
@@ -114,16 +137,23 @@ def get_config(arg: str | None = None) -> ConfigDict:
         ](config, args, code)
     else:
         config.phases.teacher = common.inherit(config.teacher)
-        add_data_free(config, "zero_shot", code)
-        _add_shots(config, args, code)
+        phase = args.method if method else "zero_shot"
+        changes = {}
+        if method:
+            if not small:
+                config.student.batch_size = METHOD_BATCH_SIZE
+            counts = {"student_steps": (method.student_steps[small],)}
+            changes = dict(method.student, adversarial=method.adversarial | counts)
+        add_data_free(config, phase, code, **changes)
+        _add_shots(config, args, code, phase)
     return config
 
 
-def _add_shots(config: ConfigDict, args: ConfigDict, code: Code) -> None:
+def _add_shots(config: ConfigDict, args: ConfigDict, code: Code, phase: str) -> None:
     if args.shots:
         add_few_shot(config, "kd_at", code, args.data, shots=max(args.shots, 0))
     if args.shots > 0:
-        add_few_shot(config, "few_shot", code, args.data, shots=args.shots, init_from="zero_shot")
+        add_few_shot(config, "few_shot", code, args.data, shots=args.shots, init_from=phase)
 
 
 def _add_scratch(config: ConfigDict, *models: str) -> None:

@@ -1,8 +1,9 @@
-"""Whose data-free transfer it is: the paper's, its authors' code or its reproduction's code.
+"""Whose data-free transfer it is: the paper's, its authors', its reproduction's, or a successor's.
 
 Micaelli & Storkey 2019 (paper), polo5/ZeroShotKnowledgeTransfer and
 polo5/FewShotKnowledgeTransfer (authors), Nicolini, Tadiello & Zamboni 2019 with
-SZamboni/advanceddeep (report).
+SZamboni/advanceddeep (report). Choi et al. 2020 as in zju-vipa/CMI (DFQ), and Fang et al. 2022 with
+zju-vipa/Fast-Datafree (Fast).
 """
 
 from typing import Any, NamedTuple
@@ -117,6 +118,62 @@ CODES = {
         True,
     ),
 }
+
+
+class Method(NamedTuple):
+    """What a successor of zero-shot transfer has in place of `Code.adversarial`.
+
+    Attributes:
+      adversarial: the loss and the loop.
+      student: changes to the student's phase.
+      student_steps: updates of the student per pseudo-batch, and on the digits.
+      pseudo_batches: of a student, and on the digits.
+    """
+
+    adversarial: Changes
+    student: Changes
+    student_steps: tuple[int, int]
+    pseudo_batches: tuple[int, int]
+
+
+def _student(learning_rate: float, **schedule: Any) -> Changes:
+    """KD at a temperature of 20 by SGD, as in both code bases."""
+    return {
+        "objective": {"kd": {"weight": 1.0, "temperature": 20.0}},
+        "optimizer": {
+            "name": "sgd", "learning_rate": learning_rate, "momentum": 0.9, "weight_decay": 1e-4,
+            "grad_clip_norm": 0.0,
+        },
+        "schedule": schedule,
+    }  # fmt: skip
+
+
+# What both have: the student learns from KD alone, and images are pixels.
+_SUCCESSOR = {
+    "distance": "kl", "student_distance": False, "student_eval": True, "stale_teacher": False,
+    "optimizer": "adam", "momentum": 0.5, "latent_dim": 256, "sigmoid": True,
+}  # fmt: skip
+METHODS = {
+    # scripts/dfq/dfq_cifar10_wrn402_wrn161.sh: 200 epochs of 400 updates of the student.
+    "dfq": Method(
+        _SUCCESSOR | {
+            "batch_norm_weight": 1.0, "one_hot_weight": 1.0, "balance_weight": 20.0,
+            "fresh_images": True, "learning_rate": 1e-3, "features": 256,
+        },
+        _student(0.1), (10, 10), (8_000, 300),
+    ),
+    # scripts/fast_cifar.sh, wrn-10: 220 epochs of ten steps for a batch and, but in the first 20,
+    # 400 updates of the student. With a rate of 0 these leave it as it is.
+    "fast": Method(
+        _SUCCESSOR | {
+            "distance_weight": 1.1, "batch_norm_weight": 10.0, "one_hot_weight": 0.4,
+            "generator_steps": (10,), "learning_rate": 2e-3, "latent_learning_rate": 0.01,
+            "moments_decay": 0.9, "pool": 220, "warmup": 1 / 11,
+        },
+        _student(0.2, warmup=1 / 11, unit="fraction", num_stairs=1), (400, 50), (220, 60),
+    ),
+}  # fmt: skip
+METHOD_BATCH_SIZE = 256
 
 
 def set_up(config: ConfigDict, data: str, code: Code, steps: int) -> None:

@@ -152,6 +152,7 @@ OPTIMIZER: Keys = {
 SCHEDULE: Keys = {
     "name": Key("cosine", Choice(schedules.NAMES), "Of the learning rate."),
     "warmup": Key(0.0, NOT_NEGATIVE, "Length of a linear rise from 0, in `unit`."),
+    "num_stairs": Key(0, _COUNT, "Plateaus of a stepwise warm-up; 0 rises evenly."),
     "boundaries": Key(
         (), Several(NOT_NEGATIVE, rising=True), "Of `step`, in `unit` from the start."
     ),
@@ -338,18 +339,50 @@ TERM: Keys = {
     "weight": Key(1.0, Number(), "Of the term."),
     "method": Key("", Text(), "Of `kdjax.distillers`, or `package.module:factory`."),
     "on": Key("all", Choice(PARTS), "The images of which it is a mean."),
-    "schedule": {
-        **SCHEDULE,
-        "num_stairs": Key(0, _COUNT, "Plateaus of a stepwise warm-up; 0 rises evenly."),
-    },
+    "schedule": SCHEDULE,
 }
 
 ADVERSARIAL: Keys = {
     "distance": Key("kl", Choice(tuple(adversarial.DISTANCES)), "What the generator maximises."),
+    "distance_weight": Key(1.0, NOT_NEGATIVE, "Of the distance, for the generator."),
+    "batch_norm_weight": Key(
+        0.0, NOT_NEGATIVE, "Of the distance from the teacher's batch norms, for the generator."
+    ),
+    "one_hot_weight": Key(
+        0.0, NOT_NEGATIVE, "Of the cross-entropy of predictions with their own class, likewise."
+    ),
+    "balance_weight": Key(
+        0.0, NOT_NEGATIVE, "Of the negative entropy of the mean prediction, likewise."
+    ),
+    "student_distance": Key(True, Flag(), "Whether the student minimises the distance."),
+    "student_eval": Key(
+        False, Flag(), "Whether it is in evaluation mode in the generator's updates."
+    ),
+    "fresh_images": Key(False, Flag(), "Whether each update has images of its own."),
+    "pool": Key(
+        0,
+        _COUNT,
+        "Batches that Fast keeps for the student, with crops and flips by `augment`; 0 is no Fast.",
+    ),
+    "latent_learning_rate": Key(0.01, NOT_NEGATIVE, "Of latents, in Fast."),
+    "moments_decay": Key(
+        0.9,
+        Number(0, 1, below=True),
+        "Of the moving averages at the teacher's batch norms, in Fast.",
+    ),
+    "warmup": Key(0.0, SHARE, "Share of the phase in which Fast's generator ignores the student."),
     "generator_steps": Key((1,), None, "Updates of the generator per pseudo-batch, or several."),
     "student_steps": Key((10,), None, "Updates of the student per pseudo-batch, or several."),
     "learning_rate": Key(1e-3, NOT_NEGATIVE, "Of the generator."),
+    "optimizer": Key(
+        "",
+        Choice(("", *optimizers.NAMES)),
+        "Of the generator, with a constant rate; '' is the student's with its schedule.",
+    ),
+    "momentum": Key(0.9, Number(0, 1, below=True), "Of `optimizer`; Adam's beta_1."),
     "latent_dim": Key(100, Whole(1), "Length of a latent."),
+    "features": Key(128, Whole(1), "Channels of the generator's first feature map."),
+    "sigmoid": Key(False, Flag(), "Whether the generator ends in a sigmoid."),
     "spectral_norm": Key(False, Flag(), "Whether the generator's convolutions have it."),
     "stale_teacher": Key(False, Flag(), "As for `kdjax.adversarial.Adversary`."),
     "eval_every": Key(50, _COUNT, "Pseudo-batches between evaluations; 0 only at the end."),

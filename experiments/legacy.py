@@ -41,7 +41,7 @@ _ADDED: dict[str, Any] = {
     "keep": [],
     "train_eval_images": 0,
     "compared_with": [],
-    "schedule": {"horizon": 0.0},
+    "schedule": {"horizon": 0.0, "num_stairs": 0},
     "shots_per_seed": False,
     "subset": {"parts": 1, "part": [], "seed": 0, "examples": 0, "per_class": []},
     "transition_curves": {"images": 0, "steps": 100, "step_size": 1.0},

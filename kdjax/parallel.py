@@ -160,7 +160,7 @@ class Devices:
     def map(
         self,
         fn: Callable[..., Any],
-        in_axes: tuple[int | None, ...],
+        in_axes: tuple[Any, ...],
         out_axes: Any = None,
         **kwargs: Any,
     ) -> Callable[..., Any]:
@@ -168,7 +168,8 @@ class Devices:
 
         Args:
           fn: a function of positional arguments.
-          in_axes: for each argument, 0 if it is sharded (`shard`), None if replicated.
+          in_axes: for each argument, or part of it, 0 if it is sharded (`shard`), None if
+            replicated.
           out_axes: likewise for the outputs. Replicated outputs must be equal on all devices
             (averaged with `pmean`); this is not checked.
           **kwargs: further arguments of `jax.pmap`.
@@ -197,6 +198,11 @@ def spread(tree: PyTree) -> PyTree:
 def index(axis_name: str | None) -> Array | int:
     """This device's index among those that share the batch."""
     return 0 if axis_name is None else jax.lax.axis_index(axis_name)
+
+
+def size(axis_name: str | None) -> int:
+    """The number of devices that share the batch."""
+    return 1 if axis_name is None else int(jax.lax.axis_size(axis_name))
 
 
 def batch_indices(b: int, axis_name: str | None) -> Array:
@@ -236,6 +242,6 @@ def roll(x: Array, axis_name: str | None) -> Array:
     """
     last = x[-1:]
     if axis_name is not None:
-        n = jax.lax.axis_size(axis_name)
+        n = size(axis_name)
         last = jax.lax.ppermute(last, axis_name, [(i, (i + 1) % n) for i in range(n)])
     return jnp.concatenate([last, x[:-1]])

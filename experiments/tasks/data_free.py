@@ -1,4 +1,4 @@
-"""Training without data: a generator makes the images (Micaelli & Storkey 2019)."""
+"""Training without data: a generator makes the images (Micaelli & Storkey 2019, DFQ, Fast)."""
 
 import dataclasses
 import functools
@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.length import Length
 from experiments.objective import make_objective
 from experiments.tasks.base import RunSteps, Setup, StepInputs
 from kdjax import distillers, models, optimizers, parallel, schedules
-from kdjax.adversarial import AdversarialState, Adversary
+from kdjax.adversarial import AdversarialState, Adversary, Fast, GeneratorObjective, make_step
 from kdjax.types import Array, TrainState, UserError, Variables
 
 _PICTURES = 10
@@ -35,21 +36,53 @@ class Settings(NamedTuple):
     Attributes:
       distance: what the generator maximises and the student minimises, one of
         `kdjax.adversarial.DISTANCES`; the student also minimises the phase's `objective`.
+      distance_weight: of the distance in the generator's objective, and of its other terms:
+      batch_norm_weight: as for `kdjax.adversarial.GeneratorObjective`.
+      one_hot_weight: likewise.
+      balance_weight: likewise.
+      student_distance: as for `kdjax.adversarial.Adversary`.
+      student_eval: likewise.
+      fresh_images: likewise.
+      pool: batches of images that Fast keeps for the student, at most one for each pseudo-batch; 0
+        for another method. Networks see them with the crops and flips of the phase's `augment`.
+      latent_learning_rate: as for `kdjax.adversarial.Fast`.
+      moments_decay: its `decay`.
+      warmup: the share of the phase in which its generator does not look at the student.
       generator_steps: n_G, updates of the generator per pseudo-batch. Several numbers
         divide the phase into equal parts.
       student_steps: n_S, updates of the student per pseudo-batch, in the same form.
-      learning_rate: of the generator, whose optimiser is otherwise the student's.
+      learning_rate: of the generator.
+      optimizer: of the generator, one of `kdjax.optimizers.NAMES`, with a constant learning rate.
+        "" has the student's, with its schedule.
+      momentum: of `optimizer`.
       latent_dim: length of a latent.
+      features: as for `kdjax.models.generator.Generator`.
+      sigmoid: likewise.
       spectral_norm: whether the generator's convolutions have it.
       stale_teacher: as for `kdjax.adversarial.Adversary`.
       eval_every: pseudo-batches between evaluations; 0 evaluates only at the end.
     """
 
     distance: str = "kl"
+    distance_weight: float = 1.0
+    batch_norm_weight: float = 0.0
+    one_hot_weight: float = 0.0
+    balance_weight: float = 0.0
+    student_distance: bool = True
+    student_eval: bool = False
+    fresh_images: bool = False
+    pool: int = 0
+    latent_learning_rate: float = 0.01
+    moments_decay: float = 0.9
+    warmup: float = 0.0
     generator_steps: tuple[int, ...] = (1,)
     student_steps: tuple[int, ...] = (10,)
     learning_rate: float = 1e-3
+    optimizer: str = ""
+    momentum: float = 0.9
     latent_dim: int = 100
+    features: int = 128
+    sigmoid: bool = False
     spectral_norm: bool = False
     stale_teacher: bool = False
     eval_every: int = 50
@@ -149,7 +182,7 @@ class DataFree:
 
     def make_step(self, inputs: StepInputs, start: int) -> RunSteps:
         """See `Task.make_step`."""
-        pseudo_batches = self.adversary.make_step(self.devices)
+        pseudo_batches = make_step(self.adversary, self.devices)
         line = np.arange(self.batch_size, dtype=np.int32)
 
         def run_member(member: int, state: Any, step: int, count: int) -> tuple[Any, Any]:
@@ -204,9 +237,24 @@ class DataFree:
 def _make_adversary(setup: Setup, length: Length, settings: Settings) -> Adversary:
     config = setup.config
     unit = optimizers.create(**config.optimizer.to_dict() | {"learning_rate": 1.0})
-    # The objective is optional here: the distance alone trains the student.
+    generator_unit = unit
+    rate = length.schedule(peak_value=settings.learning_rate, **config.schedule)
+    if settings.optimizer:
+        generator_unit = optimizers.create(settings.optimizer, 1.0, momentum=settings.momentum)
+        rate = optax.constant_schedule(settings.learning_rate)
+    fast, steps = None, length.end.max_steps
+    if settings.pool:
+        fast = Fast(
+            pool_size=min(settings.pool, steps) * config.batch_size,
+            latent_learning_rate=settings.latent_learning_rate,
+            warmup=round(settings.warmup * steps),
+            decay=settings.moments_decay,
+            padding=config.augment.padding,
+            flip=config.augment.flip,
+        )
     distiller = distillers.weighted_sum()
-    if config.objective:
+    # The objective is optional where the distance trains the student.
+    if config.objective or not settings.student_distance:
         distiller = make_objective(config.objective, length)
     return Adversary(
         student=setup.network,
@@ -215,6 +263,8 @@ def _make_adversary(setup: Setup, length: Length, settings: Settings) -> Adversa
             "generator",
             image_shape=setup.data.image_shape,
             latent_dim=settings.latent_dim,
+            features=settings.features,
+            sigmoid=settings.sigmoid,
             spectral_norm=settings.spectral_norm,
             dtype=setup.network.module.dtype,
             axis_name=parallel.AXIS,
@@ -222,11 +272,19 @@ def _make_adversary(setup: Setup, length: Length, settings: Settings) -> Adversa
         distance=settings.distance,
         distiller=distiller,
         optimizer=unit,
-        generator_optimizer=unit,
+        generator_optimizer=generator_unit,
         learning_rate=length.learning_rate(config),
-        generator_learning_rate=length.schedule(
-            peak_value=settings.learning_rate, **config.schedule
+        generator_learning_rate=rate,
+        objective=GeneratorObjective(
+            distance=settings.distance_weight,
+            batch_norm=settings.batch_norm_weight,
+            one_hot=settings.one_hot_weight,
+            balance=settings.balance_weight,
         ),
+        student_distance=settings.student_distance,
+        student_eval=settings.student_eval,
+        fresh_images=settings.fresh_images,
+        fast=fast,
         stale_teacher=settings.stale_teacher,
         axis_name=parallel.AXIS,
         elementwise=optimizers.is_elementwise(config.optimizer.name, config.optimizer.decay_mask),

@@ -15,10 +15,12 @@ class AdversarialState(TrainState):
     Attributes:
       generator: the generator's variables.
       generator_opt_state: the state of the generator's optimiser.
+      kept: the pool of images and the moments of `kdjax.adversarial.fast.Fast`, or `{}`.
     """
 
     generator: PyTree
     generator_opt_state: PyTree
+    kept: PyTree = flax.struct.field(default_factory=dict)
 
 
 class Lesson(NamedTuple):

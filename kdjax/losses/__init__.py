@@ -43,6 +43,7 @@ from kdjax.losses.logits import (
     wttm,
 )
 from kdjax.losses.relations import correlation_congruence, pkt, rkd, similarity_preserving
+from kdjax.losses.synthesis import batch_norm_distance, class_balance
 
 __all__ = [
     "PRECISION",
@@ -53,6 +54,8 @@ __all__ = [
     "adaptive_max_pool",
     "attention_transfer",
     "batch_correlation",
+    "batch_norm_distance",
+    "class_balance",
     "class_correlation",
     "correlation_congruence",
     "crd_nce",

@@ -31,6 +31,8 @@ CASES = [
     *((zero_shot, f"digits,study={study}") for study in zero_shot.STUDIES if study),
     (zero_shot, "svhn,figure=3"),
     (zero_shot, "mnist,shots=10"),
+    (zero_shot, "cifar10,method=dfq,code=report"),
+    (zero_shot, "method=fast"),
     *((function_matching, variant) for variant in (None, *function_matching.VARIANTS)),
     (function_matching, "flowers,schedule=medium"),
     (function_matching, "pet,schedule=long"),

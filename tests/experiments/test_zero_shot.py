@@ -11,6 +11,7 @@ from PIL import Image
 from small_run import execute, refusal, small_config
 
 from configs import common
+from configs.zero_shot_codes import METHODS
 from experiments import boundaries, data, plan, run
 from experiments.log import Bar, read_metrics
 from experiments.tasks.data_free import read_settings
@@ -143,9 +144,15 @@ def test_without_any_data_nothing_is_measured_and_the_student_is_the_same(done, 
         np.testing.assert_array_equal(value, checkpoint.flatten(theirs)[key])
 
 
-def test_an_interrupted_phase_without_data_ends_with_the_same_figures(finished, tmp_path):
+@pytest.mark.parametrize("method", ["zskt", "dfq", "fast"])
+def test_an_interrupted_phase_without_data_ends_with_the_same_figures(finished, tmp_path, method):
     """n_G changes half-way, and the run is killed between two evaluations."""
     config = data_free_config(finished / "teacher", generator_steps=(1, 2), eval_every=1)
+    if method in METHODS:
+        changes = METHODS[method]
+        small = {"generator_steps": (1, 2), "latent_dim": 8, "features": 8}
+        config.phases.zero_shot.adversarial.update(changes.adversarial | small)
+        config.phases.zero_shot.objective = changes.student["objective"]
     whole, _ = execute(config, tmp_path / "whole")
     workdir = tmp_path / "run"
     advance = Bar.advance
@@ -209,6 +216,9 @@ def test_few_shots_are_initialised_from_the_data_free_student(finished, tmp_path
         (lambda c: c.phases.zero_shot.adversarial.update(distance="js"), "adversarial.distance is 'js': it must be one of"),
         (lambda c: c.phases.zero_shot.adversarial.update(student_steps=(0,)), "student_steps is (0,)"),
         (lambda c: c.phases.zero_shot.adversarial.update(latent_dim=0), "latent_dim is 0"),
+        (lambda c: c.phases.zero_shot.adversarial.update(optimizer="lamb"), "adversarial.optimizer is 'lamb': it must be one of"),
+        (lambda c: c.phases.zero_shot.adversarial.update(balance_weight=-1.0), "adversarial.balance_weight is -1.0"),
+        (lambda c: c.phases.zero_shot.adversarial.update(fresh_images=True, stale_teacher=True), "stale_teacher needs images that stay"),
         (lambda c: c.phases.zero_shot.update(teachers=()), "needs a teacher"),
         (lambda c: c.phases.zero_shot.update(ema_decay=0.9), "learns without data, and ema_decay is 0.9"),
         (lambda c: c.phases.zero_shot.transition_curves.update(steps=0), "transition_curves.steps is 0"),

@@ -2,9 +2,12 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from configs import zero_shot
+from experiments.tasks.data_free import read_settings
+from kdjax import adversarial, schedules
 from kdjax.types import UserError
 
 # As printed in the report; the two accuracies that it swaps are starred in our tables.
@@ -191,10 +194,53 @@ def test_kd_and_attention_transfer_weighs_the_kl_as_its_code_does():
 
 
 @pytest.mark.parametrize(
+    ("method", "objective", "numbers"),
+    [
+        # scripts/dfq/dfq_cifar10_wrn402_wrn161.sh of zju-vipa/CMI.
+        ("dfq", adversarial.DFQ, {"rates": (0.1, 1e-3), "steps": (1, 10), "updates": 200 * 400}),
+        # scripts/fast_cifar.sh of zju-vipa/Fast-Datafree, wrn-10.
+        (
+            "fast",
+            adversarial.FAST,
+            {"rates": (0.2, 2e-3), "steps": (10, 400), "updates": 220 * 400},
+        ),
+    ],
+)
+def test_a_method_has_the_numbers_of_its_script(method, objective, numbers):
+    phases = zero_shot.get_config(f"cifar10,method={method},shots=10").phases
+    phase = phases[method]
+    chosen, optimizer, kd = phase.adversarial, phase.optimizer, phase.objective.kd
+    given = read_settings(chosen.to_dict())
+    weights = {name: getattr(given, f"{name}_weight") for name in objective._fields}
+    assert adversarial.GeneratorObjective(**weights) == objective
+    assert (optimizer.learning_rate, given.learning_rate) == numbers["rates"]
+    assert (*given.generator_steps, *given.student_steps) == numbers["steps"]
+    assert phase.steps * given.student_steps[0] == numbers["updates"]
+    assert (phase.batch_size, given.latent_dim, kd.weight, kd.temperature) == (256, 256, 1, 20)
+    assert (optimizer.name, optimizer.momentum, optimizer.weight_decay) == ("sgd", 0.9, 1e-4)
+    assert (given.optimizer, given.momentum, optimizer.grad_clip_norm) == ("adam", 0.5, 0)
+    assert phases.few_shot.init_from == method
+
+
+def test_the_student_of_fast_learns_after_the_warm_up_of_its_generator():
+    phase = zero_shot.get_config("cifar10,method=fast").phases.fast
+    rate = schedules.create(
+        phase.schedule.name, phase.optimizer.learning_rate, total_steps=phase.steps,
+        steps_per_epoch=1, warmup=phase.schedule.warmup, unit=phase.schedule.unit,
+        num_stairs=phase.schedule.num_stairs,
+    )  # fmt: skip
+    assert round(phase.adversarial.warmup * phase.steps) == 20
+    expected = [0.0, 0.0, 0.2, 0.1, 0.0]
+    np.testing.assert_allclose(rate(np.array([0, 19, 20, 120, 220])), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
     ("arg", "message"),
     [
         ("imagenet", "unknown data 'imagenet'"),
         ("table=7", "unknown table 7"),
+        ("method=dafl", "unknown method 'dafl': choose from zskt, dfq, fast"),
+        ("method=dfq,table=1", "method is 'dfq': table, study and figure are those of zskt"),
         ("study=gamma", "unknown study 'gamma'"),
         ("code=ours", "unknown code 'ours'"),
         ("table=1,figure=2", "choose one of them"),

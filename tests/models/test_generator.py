@@ -26,6 +26,19 @@ def test_bfloat16_gives_float32_images():
     assert images.dtype == jnp.float32
 
 
+def test_a_generator_of_pixels_is_that_of_dfq():
+    """As many parameters as CMI's `LargeGenerator(nz=256)`, and pixels whatever the latents."""
+    generator = models.create("generator", latent_dim=256, features=256, sigmoid=True)
+    variables = jax.eval_shape(generator.init, jax.random.key(0), generator.example())
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    layers = 257 * 256 * 64 + 9 * (256 * 128 + 128 * 64) + (9 * 64 + 1) * 3
+    assert count == layers + 2 * (256 + 128 + 64)
+    small = models.create("generator", image_shape=(4, 4, 1), latent_dim=3, sigmoid=True)
+    latents = 1e3 * jax.random.normal(jax.random.key(1), (4, 3))
+    images = small.apply(small.init(jax.random.key(0), latents), latents)
+    assert 0 <= images.min() < images.max() <= 1
+
+
 @pytest.mark.parametrize(
     ("attributes", "latents", "message"),
     [
