@@ -144,6 +144,7 @@ RECIPES = {
     "review": Recipe(1.0, schedule=_warmup(num_stairs=20), arguments=_review_weight),
     "dkd": Recipe(1.0, schedule=_warmup(), arguments=_dkd_beta),
     "sfd": Recipe(1.0),
+    "simkd": Recipe(1.0, alone={"": {"simkd": {"weight": 1.0}}}),
 }
 
 

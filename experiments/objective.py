@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.length import Length
 from kdjax import distillers
-from kdjax.types import Array, Context, Distiller, Outputs, UserError
+from kdjax.types import Array, Context, Distiller, Network, Outputs, UserError
 
 
 def make_objective(config: Mapping[str, Any], length: Length) -> Distiller:
@@ -32,6 +32,24 @@ def make_objective(config: Mapping[str, Any], length: Length) -> Distiller:
             weight = length.schedule(peak_value=weight, **schedule)
         terms[name] = (weight, distillers.on_part(part, distiller))
     return distillers.weighted_sum(**terms)
+
+
+def trained_network(
+    config: Mapping[str, Any], student: Network, teachers: Sequence[Outputs]
+) -> Network:
+    """The network that a phase with this `objective` trains, as `kdjax.Distiller.network`.
+
+    Args:
+      config: the phase's `objective`.
+      student: the network that its `model` names.
+      teachers: shapes of each teacher's outputs.
+
+    Raises:
+      UserError: on an unknown method or argument, or if a method cannot be used with the networks.
+    """
+    for name, given in config.items():
+        student = _read_term(name, given)[0].network(student, teachers)
+    return student
 
 
 def _read_term(name: str, given: Mapping[str, Any]) -> tuple[Distiller, Any, Any, str]:

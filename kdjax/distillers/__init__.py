@@ -25,6 +25,7 @@ from kdjax.distillers.pkt import pkt as pkt
 from kdjax.distillers.review import review as review
 from kdjax.distillers.rkd import rkd as rkd
 from kdjax.distillers.sfd import sfd as sfd
+from kdjax.distillers.simkd import simkd as simkd
 from kdjax.distillers.sp import sp as sp
 from kdjax.distillers.vid import vid as vid
 from kdjax.references import is_reference, resolve
@@ -83,6 +84,9 @@ def create(name: str, **kwargs: Any) -> Distiller:
 
 def _check_arguments(name: str, factory: Callable[..., Any], kwargs: dict[str, Any]) -> None:
     parameters = inspect.signature(factory).parameters.values()
+    for p in parameters:
+        if p.annotation in (int, float) and callable(kwargs.get(p.name)):
+            raise UserError(f"argument {p.name} of method {name!r} cannot follow a schedule")
     allowed = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     if not takes_any and (unknown := set(kwargs) - set(allowed)):
