@@ -341,6 +341,8 @@ TERM: Keys = {
     "schedule": {
         **SCHEDULE,
         "num_stairs": Key(0, _COUNT, "Plateaus of a stepwise warm-up; 0 rises evenly."),
+        "rise": Key("linear", Choice(schedules.RISES), "Shape of the warm-up."),
+        "of": Key("weight", Text(), "What follows it: the weight, or an argument of the method."),
     },
 }
 

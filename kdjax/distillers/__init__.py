@@ -10,10 +10,12 @@ from typing import Any
 
 from kdjax.distillers.ab import ab as ab
 from kdjax.distillers.at import at as at
+from kdjax.distillers.cat import cat as cat
 from kdjax.distillers.cc import cc as cc
 from kdjax.distillers.combine import for_each_teacher, on_part, weighted_sum
 from kdjax.distillers.crd import crd as crd
 from kdjax.distillers.cross_entropy import cross_entropy as cross_entropy
+from kdjax.distillers.ctkd import ctkd as ctkd
 from kdjax.distillers.dkd import dkd as dkd
 from kdjax.distillers.fitnet import fitnet as fitnet
 from kdjax.distillers.fsp import fsp as fsp
@@ -24,6 +26,7 @@ from kdjax.distillers.ofd import ofd as ofd
 from kdjax.distillers.pkt import pkt as pkt
 from kdjax.distillers.review import review as review
 from kdjax.distillers.rkd import rkd as rkd
+from kdjax.distillers.sdd import sdd as sdd
 from kdjax.distillers.sfd import sfd as sfd
 from kdjax.distillers.simkd import simkd as simkd
 from kdjax.distillers.sp import sp as sp

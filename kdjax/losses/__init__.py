@@ -13,6 +13,7 @@ from kdjax.losses.features import (
     adaptive_average_pool,
     adaptive_max_pool,
     attention_transfer,
+    class_attention_transfer,
     factor_transfer,
     fitnet,
     fsp,
@@ -28,7 +29,7 @@ from kdjax.losses.features import (
     smaller_size,
     vid,
 )
-from kdjax.losses.logits import cross_entropy, dkd, ensemble, euclidean, hard_kd, kd
+from kdjax.losses.logits import cross_entropy, dkd, ensemble, euclidean, hard_kd, kd, sdd
 from kdjax.losses.relations import correlation_congruence, pkt, rkd, similarity_preserving
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "adaptive_average_pool",
     "adaptive_max_pool",
     "attention_transfer",
+    "class_attention_transfer",
     "correlation_congruence",
     "crd_nce",
     "cross_entropy",
@@ -60,6 +62,7 @@ __all__ = [
     "ofd_margin",
     "pkt",
     "rkd",
+    "sdd",
     "sfd",
     "similarity_preserving",
     "smaller_size",

@@ -26,7 +26,7 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     return -jnp.sum(labels * log_p, axis=-1)
 
 
-def kd(student_logits: Array, teacher_logits: Array, *, temperature: float = 4.0) -> Array:
+def kd(student_logits: Array, teacher_logits: Array, *, temperature: float | Array = 4.0) -> Array:
     """Knowledge distillation: T^2 KL(p_teacher || p_student) at temperature T, per example.
 
     The factor T^2 keeps the magnitude of the gradient independent of T (Hinton et al. 2015,
@@ -139,3 +139,39 @@ def dkd(
         jnp.exp(log_t_others) * jnp.where(target, 0.0, log_t_others - log_s_others), axis=-1
     )
     return temperature**2 * (alpha * tckd + beta * nckd)
+
+
+def sdd(
+    student_logits: Array,
+    teacher_logits: Array,
+    labels: Array,
+    *,
+    temperature: float = 4.0,
+    alpha: float | None = None,
+    beta: float | None = None,
+) -> Array:
+    """Scale decoupled distillation: KD or DKD of each cell, per example (Wei et al. 2024).
+
+    The mean over cells of the cell's loss times w: 2 where the teacher is right about the
+    whole image and wrong about the cell, or the reverse (complementary terms), and 1 elsewhere, as
+    in the authors' code. The minimum is zero, where all softmaxes are equal.
+
+    Args:
+      student_logits: [b, k, cells], of the whole image first.
+      teacher_logits: [b, k, cells].
+      labels: target classes, int [b].
+      temperature: T > 0, by which both logits are divided.
+      alpha: weight of TCKD; with `beta`, the loss of a cell is DKD, and without, KD.
+      beta: weight of NCKD.
+
+    Returns:
+      float32 [b], in nats times T^2.
+    """
+    student, teacher = (jnp.moveaxis(x, -1, 0) for x in (student_logits, teacher_logits))
+    repeated = jnp.broadcast_to(labels, teacher.shape[:2])
+    if alpha is None or beta is None:
+        each = kd(student, teacher, temperature=temperature)
+    else:
+        each = dkd(student, teacher, repeated, alpha=alpha, beta=beta, temperature=temperature)
+    right = jnp.argmax(teacher, axis=-1) == repeated
+    return jnp.mean(each * jnp.where(right == right[:1], 1.0, 2.0), axis=0)

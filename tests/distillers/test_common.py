@@ -306,7 +306,7 @@ def test_no_gradient_reaches_the_teacher(name):
 
 # Losses that are zero, with zero gradient, when student and teacher agree. Opt-in: listing a
 # method adds a test. Most others compare through randomly initialised adapters.
-ZERO_AT_EQUALITY = {"at", "dkd", "fsp", "kd", "nst", "pkt", "rkd", "sfd", "sp"}
+ZERO_AT_EQUALITY = {"at", "ctkd", "dkd", "fsp", "kd", "nst", "pkt", "rkd", "sfd", "sp"}
 
 
 @pytest.mark.parametrize("name", sorted(ZERO_AT_EQUALITY))

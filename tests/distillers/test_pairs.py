@@ -77,7 +77,7 @@ def _context(name, pair, make):
 
 
 # The networks, teacher and student, whose last map and classifier a method needs.
-POOLED = {"simkd": (0,)}
+POOLED = {"cat": (0, 1), "sdd": (0, 1), "simkd": (0,)}
 
 
 def _lacks_a_pooled_map(name, pair):
