@@ -83,6 +83,29 @@ def _review_weight(teacher: str, student: str) -> Term:
     return {"weight": REVIEW_WEIGHTS.get((teacher, student), 1.0)}
 
 
+# CAT-KD by (teacher, student), from its authors' configs: weight, side of the pooled maps, and
+# whether these are normalised.
+CAT_ARGUMENTS: dict[tuple[str, str], tuple[float, int, bool]] = {
+    ("resnet56", "resnet20"): (0.7, 2, False),
+    ("resnet110", "resnet32"): (1.8, 2, False),
+    ("resnet32x4", "resnet8x4"): (15.0, 2, False),
+    ("wrn_40_2", "wrn_16_2"): (12.0, 2, False),
+    ("wrn_40_2", "wrn_40_1"): (1.5, 2, False),
+    ("vgg13", "vgg8"): (4.5, 2, False),
+    ("vgg13", "mobilenetv2_half"): (15.0, 2, True),
+    ("resnet50", "mobilenetv2_half"): (40.0, 2, True),
+    ("wrn_40_2", "shufflenetv1"): (80.0, 4, True),
+    ("resnet32x4", "shufflenetv1"): (600.0, 4, True),
+    ("resnet32x4", "shufflenetv2"): (600.0, 4, True),
+}
+
+
+def _class_attention(teacher: str, student: str) -> Term:
+    """The authors' choice; their smallest weight for pairs that they do not have."""
+    weight, size, normalize = CAT_ARGUMENTS.get((teacher, student), (0.7, 2, False))
+    return {"weight": weight, "size": size, "normalize": normalize}
+
+
 def _dkd_beta(teacher: str, student: str) -> Term:
     """mdistiller's choice: the more confident the teacher, the larger."""
     if (teacher, student) in (("resnet56", "resnet20"), ("resnet110", "resnet32")):
@@ -112,6 +135,12 @@ def _kd_alone(labels: float, weight: float, temperature: float) -> dict[str, Ter
 def _warmup(**more: Any) -> Term:
     """A linear rise over the first twelfth of the run: 20 of 240 epochs."""
     return {"name": "constant", "warmup": 1 / 12, "unit": "fraction", **more}
+
+
+# CTKD's lambda: half a cosine over a 24th of the run, 10 of 240 epochs.
+_REVERSAL = {
+    "name": "constant", "warmup": 1 / 24, "unit": "fraction", "rise": "cosine", "of": "reversal",
+}  # fmt: skip
 
 
 # Weights and arguments are RepDistiller's; those of DKD and OFD are mdistiller's, those of
@@ -160,6 +189,20 @@ RECIPES = {
         alone={"": {"cross_entropy": {"weight": 0.2}, "mlkd": {"weight": 1.8}}},
         views={"strong": {"policy": "randaugment", "policy_ops": 2, "policy_magnitude": 10.0}},
     ),
+    "simkd": Recipe(1.0, alone={"": {"simkd": {"weight": 1.0}}}),
+    "sdd": Recipe(1.0, alone={"": {"cross_entropy": {"weight": 0.1}, "sdd": {"weight": 0.9}}}),
+    "ctkd": Recipe(
+        1.0,
+        schedule=_REVERSAL,
+        arguments={"reversal": 1.0},
+        alone={
+            "": {
+                "cross_entropy": {"weight": 0.1},
+                "ctkd": {"weight": 0.9, "reversal": 1.0, "schedule": _REVERSAL},
+            }
+        },
+    ),
+    "cat": Recipe(1.0, arguments=_class_attention),
 }
 
 

@@ -18,6 +18,7 @@ from configs import common
 from configs.methods import RECIPES
 from experiments import keys as config
 from experiments import models as model_table
+from experiments import schema
 
 ROOT = Path(__file__).resolve().parent.parent
 _GROUPS: dict[str, config.Keys] = {
@@ -106,7 +107,8 @@ def method(name: str) -> str:
     elif recipe.arguments:
         rows.append(["arguments", _settings(recipe.arguments)])
     if recipe.schedule:
-        rows.append(["schedule of the weight", _settings(recipe.schedule)])
+        scheduled = recipe.schedule.get("of", "weight")
+        rows.append([f"schedule of the {scheduled}", _settings(recipe.schedule)])
     if recipe.first:
         rows.append(["first phase, an eighth as long, alone", _settings(recipe.first.term)])
         then = recipe.first.then
@@ -122,7 +124,7 @@ def method(name: str) -> str:
 def _settings(values: Mapping[str, Any]) -> str:
     return ", ".join(
         f"`{key}={value:.3g}`" if isinstance(value, float) else f"`{key}={value}`"
-        for key, value in values.items()
+        for key, value in schema.flat(values)
     )
 
 

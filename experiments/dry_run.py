@@ -96,7 +96,7 @@ def _described(plan: Plan) -> list[str]:
     seeds = f" ({len(plan.members)} seeds)" if len(plan.members) > 1 else ""
     cells = [
         plan.name + seeds,
-        plan.config.model,
+        networks.title(plan.config.model, plan.network),
         f"{networks.count_parameters(variables):,}",
         f"{multiply_adds / 1e6:,.1f} M",
     ]

@@ -112,6 +112,7 @@ def load_network(reference: str, data: "PhaseData") -> "TrainedNetwork":
 def main() -> None:
     """Evaluates what the flags name."""
     from experiments.evaluation import Evaluator, summarize
+    from kdjax import networks
 
     if not A.value:
         raise UserError("--a is missing: give RUN/PHASE, or MODEL=FILE for a PyTorch file")
@@ -126,7 +127,8 @@ def main() -> None:
         trained = load_network(reference, data)
         evaluator = Evaluator(trained.network, data.image_size, devices)
         logits[which] = evaluator.logits(devices.replicate(trained.variables), images)
-        result[which] = {"network": reference, "model": trained.name}
+        model = networks.title(trained.name, trained.network)
+        result[which] = {"network": reference, "model": model}
         result[which] |= summarize(logits[which], images.labels)
     if "b" in logits:
         compared = summarize(logits["a"], images.labels, logits["b"])

@@ -109,6 +109,11 @@ def _state_dict(classifier: Classifier) -> dict[str, np.ndarray]:
     Raises:
       UserError: if it does not.
     """
+    if classifier.title != classifier.model:
+        raise UserError(
+            f"{classifier.title} has no PyTorch state dict, which belongs to a model alone: give "
+            "--formats=stablehlo,onnx"
+        )
     model, attributes = classifier.model, _attributes(classifier)
     try:
         state_dict = torch_import.export(model, classifier.variables, **attributes)

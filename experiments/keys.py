@@ -339,7 +339,11 @@ TERM: Keys = {
     "weight": Key(1.0, Number(), "Of the term."),
     "method": Key("", Text(), "Of `kdjax.distillers`, or `package.module:factory`."),
     "on": Key("all", Choice(PARTS), "The images of which it is a mean."),
-    "schedule": SCHEDULE,
+    "schedule": {
+        **SCHEDULE,
+        "rise": Key("linear", Choice(schedules.RISES), "Shape of the warm-up."),
+        "of": Key("weight", Text(), "What follows it: the weight, or an argument of the method."),
+    },
 }
 
 ADVERSARIAL: Keys = {

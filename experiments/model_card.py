@@ -47,10 +47,10 @@ def make(classifier: Classifier, known: Provenance | None, written: Sequence[str
 
 def _title(classifier: Classifier, known: Provenance | None) -> str:
     if known is None:
-        return classifier.model
+        return classifier.title
     how = "distilled" if _is_distilled(known) else "trained"
     data = known.config["data"]["name"]
-    return f"{classifier.model} {how} on {data}" if data else f"{classifier.model} {how}"
+    return f"{classifier.title} {how} on {data}" if data else f"{classifier.title} {how}"
 
 
 def _front_matter(classifier: Classifier, known: Provenance | None, written: Sequence[str]) -> str:
@@ -83,7 +83,8 @@ def _introduction(classifier: Classifier, known: Provenance | None) -> str:
     side, colours = classifier.image_size, {1: "grey", 3: "colour"}.get(classifier.channels)
     parameters = networks.count_parameters(classifier.variables)
     text = (
-        f"# {_title(classifier, known)}\n\n`{classifier.model}` with {parameters:,} parameters "
+        f"# {_title(classifier, known)}\n\n`{classifier.model}`{_reused(classifier)} with "
+        f"{parameters:,} parameters "
         f"classifies {side}x{side} {colours or f'{classifier.channels}-channel'} images into "
         f"{classifier.num_classes} classes. "
     )
@@ -97,6 +98,13 @@ def _introduction(classifier: Classifier, known: Provenance | None) -> str:
     return f"{text} It {role} {teachers}."
 
 
+def _reused(classifier: Classifier) -> str:
+    """What the network consists of, if not of its model alone."""
+    if classifier.title == classifier.model:
+        return ""
+    return ", followed by a projector and the classifier of its teacher in place of its own,"
+
+
 def _is_distilled(known: Provenance) -> bool:
     """Whether a teacher, to which a network may only be compared, has a part in its objective."""
     phase = known.phase
@@ -107,9 +115,11 @@ def _is_distilled(known: Provenance) -> bool:
 
 def _teacher(name: str, folder: Path) -> str:
     """A teacher in a few words."""
-    model, found = networks.read_description(folder)["model"], provenance.read(folder)
+    described, found = networks.read_description(folder), provenance.read(folder)
+    model = described["model"]
     accuracy = found.result.get("test", {}).get("accuracy") if found else None
-    return f"`{name}`, a `{model}`" + (
+    reused = " with its own teacher's classifier" if described.get("reused_classifier") else ""
+    return f"`{name}`, a `{model}`{reused}" + (
         f" with a test accuracy of {accuracy:.2%}" if accuracy is not None else ""
     )
 

@@ -9,16 +9,17 @@ import numpy as np
 
 from experiments.length import Length
 from kdjax import distillers
-from kdjax.types import Array, Context, Distiller, Outputs, UserError
+from kdjax.types import Array, Context, Distiller, Network, Outputs, UserError
 
 
 def make_objective(config: Mapping[str, Any], length: Length) -> Distiller:
     """The weighted sum that a phase's `objective` describes.
 
-    Each term has a name and its `weight`, and may have a `schedule` that the weight is
-    multiplied by, a `method` if that is not the term's name (of `kdjax.distillers`, or
-    `package.module:factory`), the part of the batch that it is `on` (`all`, `labelled` or
-    `unlabelled`; the term is its mean over that part), and the method's own arguments.
+    Each term has a name and its `weight`, and may have a `schedule` that the weight, or the
+    argument that it is `of`, is multiplied by, a `method` if that is not the term's name (of
+    `kdjax.distillers`, or `package.module:factory`), the part of the batch that it is `on` (`all`,
+    `labelled` or `unlabelled`; the term is its mean over that part), and the method's own
+    arguments.
 
     Raises:
       UserError: on an unknown method, argument or schedule, or an empty objective.
@@ -27,21 +28,49 @@ def make_objective(config: Mapping[str, Any], length: Length) -> Distiller:
         raise UserError(f"an objective needs a method: choose from {', '.join(distillers.names())}")
     terms = {}
     for name, given in config.items():
-        distiller, weight, schedule, part = _read_term(name, given)
-        if schedule:
-            weight = length.schedule(peak_value=weight, **schedule)
+        distiller, weight, part = _read_term(name, given, length)
         terms[name] = (weight, distillers.on_part(part, distiller))
     return distillers.weighted_sum(**terms)
 
 
-def _read_term(name: str, given: Mapping[str, Any]) -> tuple[Distiller, Any, Any, str]:
-    """The method of a term, its weight, the schedule of that, and the part that it is on."""
-    arguments = dict(given)
-    weight = arguments.pop("weight", 1.0)
-    schedule = arguments.pop("schedule", None)
+def trained_network(
+    config: Mapping[str, Any], student: Network, teachers: Sequence[Outputs]
+) -> Network:
+    """The network that a phase with this `objective` trains, as `kdjax.Distiller.network`.
+
+    Args:
+      config: the phase's `objective`.
+      student: the network that its `model` names.
+      teachers: shapes of each teacher's outputs.
+
+    Raises:
+      UserError: on an unknown method or argument, or if a method cannot be used with the networks.
+    """
+    for name, given in config.items():
+        student = _read_term(name, given)[0].network(student, teachers)
+    return student
+
+
+def _read_term(
+    name: str, given: Mapping[str, Any], length: Length | None = None
+) -> tuple[Distiller, Any, str]:
+    """The method of a term, its weight, and the part that it is on.
+
+    Without a length, nothing follows a schedule.
+    """
+    arguments: dict[str, Any] = {"weight": 1.0, **given}
+    schedule = dict(arguments.pop("schedule", None) or {})
+    scheduled = schedule.pop("of", "weight")
+    if schedule and length:
+        if scheduled not in arguments:
+            raise UserError(
+                f"the schedule of term {name!r} is of {scheduled!r}, which the term does not give"
+            )
+        arguments[scheduled] = length.schedule(peak_value=arguments[scheduled], **schedule)
+    weight = arguments.pop("weight")
     method = arguments.pop("method", name)
     part = arguments.pop("on", "all")
-    return distillers.create(method, **arguments), weight, schedule, part
+    return distillers.create(method, **arguments), weight, part
 
 
 class LogitTerms:

@@ -222,7 +222,7 @@ def _finish(
         best = networks.student_variables(arrays, plan.network, described, one.folder)
         variables = plan.devices.replicate(best)
     result: dict[str, Any] = {
-        "model": described["model"],
+        "model": networks.title(described["model"], plan.network),
         "parameters": networks.count_parameters(variables),
         "steps": step,
         "ended": reason,

@@ -15,11 +15,12 @@ from experiments.data import PhaseData, PhaseSplit, RunData, Subset
 from experiments.evaluation import teacher_sizes
 from experiments.length import EndCondition, make_length
 from experiments.members import Member
+from experiments.objective import trained_network
 from experiments.tasks import DataFree, Setup, Supervised, Task, batch_parts
 from kdjax import checkpoint, networks, parallel, references, train
 from kdjax.data import batches
 from kdjax.networks import TrainedNetwork
-from kdjax.types import Network, TrainState, UserError, Variables
+from kdjax.types import Network, Outputs, TrainState, UserError, Variables
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -206,6 +207,8 @@ def make_plan(
     else:
         axis_name = parallel.AXIS if config.sync_batch_norm else None
         network = networks.create(config.model, **attributes, axis_name=axis_name)
+        shapes = [outputs for outputs, _ in _of_teachers(config, teachers, phase_data)]
+        network = trained_network(config.objective, network, shapes)
         setup = Setup(name, config, network, teachers, phase_data, devices, run.debug)
         action = _train(setup, phase_members[0], known, attributes)
     return Plan(
@@ -349,14 +352,7 @@ def _train(
     state = jax.eval_shape(
         task.init,
         jax.random.key(0),
-        tuple(
-            _shapes_of(teacher, phase_data, size)
-            for teacher, size in zip(
-                setup.teachers,
-                teacher_sizes(config.augment.teacher_size, len(setup.teachers)),
-                strict=True,
-            )
-        ),
+        tuple(variables for _, variables in _of_teachers(config, setup.teachers, phase_data)),
         None,
     )
     return Train(
@@ -427,9 +423,21 @@ def _check_continuation(plan: Plan, earlier: list[Plan]) -> None:
             )
 
 
-def _shapes_of(network: Network, phase_data: PhaseData, size: int = 0) -> Variables:
-    shape = (size, size, phase_data.channels) if size else phase_data.image_shape
-    return train.abstract_outputs(network, shape)[1]
+def _of_teachers(
+    config: ConfigDict, teachers: list[Network], phase_data: PhaseData
+) -> list[tuple[Outputs, Variables]]:
+    """Shapes of each teacher's outputs, for one image as it sees it, and of its variables."""
+    sizes = teacher_sizes(config.augment.teacher_size, len(teachers))
+    return [
+        train.abstract_outputs(
+            teacher, (size, size, phase_data.channels) if size else phase_data.image_shape
+        )
+        for teacher, size in zip(teachers, sizes, strict=True)
+    ]
+
+
+def _shapes_of(network: Network, phase_data: PhaseData) -> Variables:
+    return train.abstract_outputs(network, phase_data.image_shape)[1]
 
 
 def _flat_shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -47,7 +47,10 @@ def main() -> None:
 
     root, paths = Path(_IMAGES.value), prediction.find_images(_IMAGES.value)
     network, teachers = prediction.load_networks(_NETWORK.value, _TEACHER.value)
-    table = _table([Path(_NETWORK.value).name, *(f"{name} (teacher)" for name in teachers)])
+    title = Path(_NETWORK.value).name
+    if network.title != network.model:
+        title = f"{title} ({network.title})"
+    table = _table([title, *(f"{name} (teacher)" for name in teachers)])
     networks = [network, *teachers.values()]
     for path, best, *taught in prediction.classify(networks, paths, _TOP.value):
         if _JSON.value:

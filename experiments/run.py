@@ -251,7 +251,7 @@ def _diverged(plan: Plan, step: int) -> dict[str, Any]:
     """What summary.json holds of a member without a network."""
     variables = train.abstract_outputs(plan.network, plan.data.image_shape)[1]
     return {
-        "model": plan.config.model,
+        "model": networks.title(plan.config.model, plan.network),
         "parameters": networks.count_parameters(variables),
         "steps": 0,
         "seconds": 0.0,

@@ -43,6 +43,11 @@ class Classifier:
     class_names: tuple[str, ...] = ()
 
     @property
+    def title(self) -> str:
+        """The model, and whose classifier it predicts with if that is not its own."""
+        return networks.title(self.model, self.network)
+
+    @property
     def num_classes(self) -> int:
         """The number of classes, k."""
         return int(self._module.num_classes)

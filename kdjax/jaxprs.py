@@ -17,19 +17,23 @@ def dependencies(
     compiled and does not depend on any value. Nothing is computed.
 
     Returns:
-      A tree of bools, which of the inputs' leaves are used; and the names of the intermediate
-      values that are, where `jax.ad_checkpoint.checkpoint_name` has named them.
+      A tree of bools, by which of the inputs' leaves the function can be differentiated: those
+      that are used other than through `stop_gradient`; and the names of the intermediate values
+      that are used in any way, where `jax.ad_checkpoint.checkpoint_name` has named them.
     """
     jaxpr = jax.make_jaxpr(function)(inputs).jaxpr
-    needed = set(map(id, jaxpr.outvars))
+    needed, differentiable = (set(map(id, jaxpr.outvars)) for _ in range(2))
     names = set()
     for equation in reversed(jaxpr.eqns):
-        if any(id(var) in needed for var in equation.outvars):
+        outputs, name = set(map(id, equation.outvars)), equation.primitive.name
+        if needed & outputs:
             needed.update(map(id, equation.invars))
-            if equation.primitive.name == "name":
+            if name == "name":
                 names.add(equation.params["name"])
-    used = [id(var) in needed for var in jaxpr.invars]
-    return jax.tree.unflatten(jax.tree.structure(inputs), used), frozenset(names)
+        if differentiable & outputs and name != "stop_gradient":
+            differentiable.update(map(id, equation.invars))
+    trained = [id(var) in differentiable for var in jaxpr.invars]
+    return jax.tree.unflatten(jax.tree.structure(inputs), trained), frozenset(names)
 
 
 def split_at(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import checkpoint, files, models, references, torch_import
+from kdjax.models.reused import ReusedClassifier
 from kdjax.types import Network, UserError, Variables, first_line
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -47,6 +48,7 @@ def create(
     dtype: str = "float32",
     axis_name: str | None = None,
     options: Mapping[str, Any] | None = None,
+    reused_classifier: Mapping[str, Any] | None = None,
 ) -> Network:
     """Builds a model and its normalisation.
 
@@ -59,6 +61,8 @@ def create(
       dtype: of the computation, one of `DTYPES`.
       axis_name: mapped axis over which batch norm averages in training, or None.
       options: further attributes of the model.
+      reused_classifier: `features`, `size` and `factor` of `kdjax.models.reused.ReusedClassifier`
+        around the model; None for the model itself.
 
     Raises:
       UserError: on an unknown model, option or dtype, or if the normalisation does not fit
@@ -87,11 +91,20 @@ def create(
         )
     except TypeError as error:
         raise UserError(f"model {model!r}: {first_line(error)}") from None
+    if reused_classifier:
+        given = {**reused_classifier, "size": tuple(reused_classifier["size"])}
+        module = ReusedClassifier.around(
+            module, num_classes=num_classes, in_channels=in_channels, **given
+        )
     return Network(module, tuple(map(float, mean)), tuple(map(float, std)))
 
 
 def describe(model: str, network: Network, **more: Any) -> dict[str, Any]:
     """The content of `network.json`: what is needed to build the network again and to feed it."""
+    module = network.module
+    if isinstance(module, ReusedClassifier):
+        reused = {"features": module.features, "size": module.size, "factor": module.factor}
+        more = {**more, "reused_classifier": reused}
     return {
         "model": model,
         "num_classes": network.module.num_classes,
@@ -100,6 +113,12 @@ def describe(model: str, network: Network, **more: Any) -> dict[str, Any]:
         "std": list(network.std),
         **more,
     }
+
+
+def title(model: str, network: Network) -> str:
+    """What a network of a model is called in results: whose classifier it predicts with, too."""
+    reused = isinstance(network.module, ReusedClassifier)
+    return f"{model} with its teacher's classifier" if reused else model
 
 
 def load(
@@ -198,11 +217,24 @@ def read_description(folder: Path) -> dict[str, Any]:
         problem = f"num_classes, in_channels and image_size are between 1 and {_MOST:,}"
     elif not all(_is_finite(one) for key in ("mean", "std") for one in described[key]):
         problem = "mean and std hold numbers"
+    elif not _is_reused(described.get("reused_classifier")):
+        problem = f"reused_classifier has features, size and factor, between 1 and {_MOST:,}"
     elif not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         problem = "class_names holds strings"
     if problem:
         raise UserError(f"{str(folder / 'network.json')!r} is damaged: {problem}")
     return described
+
+
+def _is_reused(given: Any) -> bool:
+    """Whether this is nothing, or what `describe` says of a reused classifier."""
+    if given is None:
+        return True
+    if not isinstance(given, dict) or given.keys() != {"features", "size", "factor"}:
+        return False
+    size = given["size"]
+    numbers = [given["features"], given["factor"], *(size if isinstance(size, list) else ())]
+    return len(numbers) == 4 and all(type(n) is int and 1 <= n <= _MOST for n in numbers)
 
 
 def _is_finite(value: Any) -> bool:
@@ -222,6 +254,7 @@ def _load_phase(folder: Path, dtype: str, **given: Any) -> TrainedNetwork:
     network = create(
         model,
         **{key: described[key] for key in ("num_classes", "in_channels", "mean", "std", "options")},
+        reused_classifier=described.get("reused_classifier"),
         dtype=dtype,
     )
     arrays = read_arrays(folder)

@@ -10,6 +10,7 @@ from kdjax.types import Array, UserError
 
 NAMES = ("constant", "cosine", "exponential", "linear", "step")
 UNITS = ("epochs", "steps", "fraction")
+RISES = ("linear", "cosine")
 
 
 def create(
@@ -23,8 +24,9 @@ def create(
     decay_rate: float = 0.1,
     unit: str = "epochs",
     num_stairs: int = 0,
+    rise: str = "linear",
 ) -> optax.Schedule:
-    """Creates a schedule with a linear warm-up from 0 to `peak_value`, followed by a decay.
+    """Creates a schedule with a warm-up from 0 to `peak_value`, followed by a decay.
 
     Args:
       name: one of `NAMES`: `constant`; `cosine` or `linear`, which decay to 0 at `total_steps`;
@@ -39,17 +41,21 @@ def create(
       unit: one of `UNITS`: `epochs`, `steps`, or `fraction` of the run.
       num_stairs: number of equal plateaus of a stepwise warm-up, the first of them at 0; 0 for a
         continuous one.
+      rise: one of `RISES`, the shape of the warm-up: a line, or half a cosine, which is flat at
+        both ends.
 
     Returns:
       A function from the step (int, [] or [n]) to float32 of the same shape.
 
     Raises:
-      UserError: if the name or the unit is unknown, or the boundaries do not increase.
+      UserError: if the name, the unit or the rise is unknown, or the boundaries do not increase.
     """
     if name not in NAMES:
         raise UserError(f"unknown schedule {name!r}: choose from {', '.join(NAMES)}")
     if unit not in UNITS:
         raise UserError(f"unknown schedule unit {unit!r}: choose from {', '.join(UNITS)}")
+    if rise not in RISES:
+        raise UserError(f"unknown rise {rise!r} of a schedule: choose from {', '.join(RISES)}")
     scale = {"epochs": steps_per_epoch, "steps": 1.0, "fraction": total_steps}[unit]
     warmup_steps = warmup * scale
     edges = [round(b * scale) for b in boundaries]
@@ -58,13 +64,15 @@ def create(
 
     def schedule(step: Array) -> Array:
         step = jnp.asarray(step, jnp.float32)
-        rise: Any = 1.0
+        risen: Any = 1.0
         if warmup_steps:
-            rise = step / warmup_steps
+            risen = step / warmup_steps
             if num_stairs:
                 # The margin keeps rounding from delaying a stair by one step.
-                rise = jnp.floor(rise * num_stairs * (1 + 1e-6)) / num_stairs
-            rise = jnp.minimum(1.0, rise)
+                risen = jnp.floor(risen * num_stairs * (1 + 1e-6)) / num_stairs
+            risen = jnp.minimum(1.0, risen)
+            if rise == "cosine":
+                risen = 0.5 * (1 - jnp.cos(jnp.pi * risen))
         decay_steps = max(total_steps - warmup_steps, 1.0)
         progress = jnp.clip((step - warmup_steps) / decay_steps, 0.0, 1.0)
         if name == "cosine":
@@ -81,7 +89,7 @@ def create(
         else:
             decay = jnp.ones(())
         # A constant without warm-up has no shape of its own.
-        return jnp.broadcast_to(peak_value * rise * decay, step.shape)
+        return jnp.broadcast_to(peak_value * risen * decay, step.shape)
 
     return schedule
 

@@ -104,8 +104,8 @@ def init_state(
 
     Args:
       rng: the run's key.
-      student: the network to train.
-      distiller: the objective; its `init` is called here.
+      student: the network to train, as `distiller.network` returns it.
+      distiller: the objective; its `init` and `adopt` are called here.
       optimizer: as for `make_train_step`.
       image_shape: (h, w, c) of the images as the networks see them.
       teacher_image_shapes: the same for each teacher, if any sees another size.
@@ -139,11 +139,13 @@ def init_state(
         index=shape((batch_size,), jnp.int32),
         step=shape((), jnp.int32),
         rng=method_key,
+        student_variables=abstract_outputs(student, image_shape)[1],
         teacher_variables=tuple(teacher_variables),
         train_labels=train_labels,
         labelled=labelled,
     )
     variables = init_variables or student.init(student_key, jnp.zeros((1, *image_shape)))
+    variables = distiller.adopt(variables, teacher_variables)
     methods = distiller.init(method_key, context)
     params = variables["params"]
     batch_stats = variables.get("batch_stats", {})
@@ -184,7 +186,7 @@ def make_train_step(
     methods. The teachers' variables are an argument and never change.
 
     Args:
-      student: the network to train, applied in training mode.
+      student: the network to train, as for `init_state`, applied in training mode.
       distiller: the objective.
       optimizer: over `(student params, method params)`. Parameters that the objective does not
         depend on, as AB's does not on the classifier, stay as they are: no weight decay.
@@ -264,6 +266,7 @@ def make_train_step(
                 index=index,
                 step=state.step,
                 rng=rng,
+                student_variables=variables,
                 teacher_variables=teacher_inputs.variables,
                 train_labels=seen.train_labels(data),
                 axis_name=axis_name,

@@ -1,6 +1,6 @@
 """Types shared by models, losses, methods and training."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -34,7 +34,9 @@ class Outputs(NamedTuple):
       logits: float32 [b, k].
       taps: feature maps by name, in the order in which they are computed:
         `stem`, `stageK_pre` and `stageK` (before and after the final activation
-        of stage K), each [b, h, w, c], and `pre_logits` [b, d].
+        of stage K), `pre_pool`, each [b, h, w, c], and `pre_logits` [b, d]. `pre_pool` is
+        there where `pre_logits` is its mean over positions and the logits are a linear
+        function of that, as in networks that end in global average pooling.
     """
 
     logits: Array
@@ -136,7 +138,10 @@ class Context:
       index: int32 [b], the examples' positions in the training split.
       step: int32 [], the number of updates made so far.
       rng: a key for this step, the same on every device.
-      teacher_variables: each teacher's variables (OFD reads batch-norm parameters).
+      student_variables: the student's variables; gradients reach its parameters (SDD applies its
+        classifier to parts of its last map).
+      teacher_variables: each teacher's variables (OFD reads batch-norm parameters); to a loss they
+        are constants.
       train_labels: int32 [n], the labels of the training split, or None if there is none.
       axis_name: the mapped axis over which a batch is sharded, or None.
       labelled: the rows [start, stop) of this shard that come from a source with labels, where
@@ -150,6 +155,7 @@ class Context:
     index: Array
     step: Array
     rng: Array
+    student_variables: Variables = flax.struct.field(default_factory=dict)
     teacher_variables: tuple[Variables, ...] = ()
     train_labels: Array | None = None
     axis_name: str | None = flax.struct.field(pytree_node=False, default=None)
@@ -196,18 +202,33 @@ class MethodLoss(NamedTuple):
     metrics: Metrics
 
 
+def _same_network(student: Network, teachers: Sequence[Outputs]) -> Network:
+    return student
+
+
+def _same_variables(variables: Variables, teacher_variables: Sequence[Variables]) -> Variables:
+    return variables
+
+
 class Distiller(NamedTuple):
-    """A distillation method: a pair of pure functions.
+    """A distillation method: a pair of pure functions, and two more where the network changes.
 
     Attributes:
       init: `init(rng, context) -> {"params": ..., "state": ...}`: the method's own
         parameters, trained jointly with the student's, and its state, carried from
         step to step. Both are `{}` for most methods.
       loss: `loss(variables, context) -> MethodLoss`.
+      network: `network(student, teachers) -> Network`: the network that is trained, evaluated,
+        saved and exported in place of the student, which it is for most methods. `teachers` are
+        the shapes of each teacher's outputs. Whoever trains calls this first.
+      adopt: `adopt(variables, teacher_variables) -> variables`: that network's initial variables
+        with those that it takes from teachers. `kdjax.train.init_state` calls it.
     """
 
     init: Callable[[Array, Context], Variables]
     loss: Callable[[Variables, Context], MethodLoss]
+    network: Callable[[Network, Sequence[Outputs]], Network] = _same_network
+    adopt: Callable[[Variables, Sequence[Variables]], Variables] = _same_variables
 
 
 @flax.struct.dataclass

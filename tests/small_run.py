@@ -24,7 +24,7 @@ class Tiny(ResNet):
 
     def _pool(self, x):
         # The average over all positions would take more steps to tell digits apart.
-        return flatten(x)
+        return {"pre_logits": flatten(x)}
 
 
 def small_config(**changes) -> ConfigDict:

@@ -7,13 +7,16 @@ from kdjax import jaxprs
 
 def test_what_a_function_depends_on_is_found_in_its_jaxpr():
     inputs = {"used": jnp.ones(2), "unused": jnp.ones(2), "zero": jnp.zeros(2), "constant": 1.0}
+    inputs["stopped"] = jnp.ones(2)
 
     def function(x):
         jnp.sum(x["unused"])
-        zeros = jnp.zeros_like(x["constant"])
-        return jnp.sum(jax.jit(jnp.multiply)(x["used"], x["zero"])) + zeros
+        zeros = jnp.zeros_like(x["constant"]) * jax.lax.stop_gradient(x["stopped"])
+        return jnp.sum(jax.jit(jnp.multiply)(x["used"], x["zero"]) + zeros)
 
-    expected = {"used": True, "unused": False, "zero": True, "constant": False}
+    expected = {
+        "used": True, "unused": False, "zero": True, "constant": False, "stopped": False,
+    }  # fmt: skip
     assert jaxprs.dependencies(function, inputs) == (expected, frozenset())
 
 

@@ -32,6 +32,18 @@ def test_cosine_decay_follows_half_a_cosine():
     )
 
 
+def test_a_warm_up_may_be_half_a_cosine():
+    """As the gradient of CTKD's temperature grows."""
+    schedule = schedules.create("constant", 2.0, warmup=5, rise="cosine", **RUN)
+    steps = np.arange(51)
+    np.testing.assert_allclose(
+        schedule(steps), 1 - np.cos(np.pi * steps / 50), rtol=1e-5, atol=1e-6
+    )
+    assert schedule(100) == 2.0
+    with pytest.raises(UserError, match="unknown rise 'sine' of a schedule: choose from linear, "):
+        schedules.create("constant", 2.0, rise="sine", **RUN)
+
+
 @pytest.mark.parametrize("name", ["cosine", "linear"])
 def test_a_schedule_stays_at_zero_after_the_end(name):
     schedule = schedules.create(name, 2.0, **RUN)

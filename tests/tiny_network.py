@@ -22,5 +22,5 @@ class Tiny(Model):
         x = self.check_images(images)
         norm = self.layer_norm() if self.norm == "layer" else self.batch_norm(train)
         x = nn.relu(self.conv_norm(x, norm, ("conv", "norm"), self.width, 3, stride=2))
-        x = x.mean((1, 2))
-        return Outputs(self.classifier(x, name="fc"), {"pre_logits": x})
+        taps = {"pre_pool": x, "pre_logits": x.mean((1, 2))}
+        return Outputs(self.classifier(taps["pre_logits"], name="fc"), taps)

@@ -285,6 +285,7 @@ class Adversary:
                 index=jnp.zeros(images.shape[0], jnp.int32),
                 step=state.step,
                 rng=rng,
+                student_variables=variables,
                 teacher_variables=tuple(teacher_variables),
                 axis_name=self.axis_name,
             )

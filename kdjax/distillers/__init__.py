@@ -10,10 +10,12 @@ from typing import Any
 
 from kdjax.distillers.ab import ab as ab
 from kdjax.distillers.at import at as at
+from kdjax.distillers.cat import cat as cat
 from kdjax.distillers.cc import cc as cc
 from kdjax.distillers.combine import for_each_teacher, on_part, weighted_sum
 from kdjax.distillers.crd import crd as crd
 from kdjax.distillers.cross_entropy import cross_entropy as cross_entropy
+from kdjax.distillers.ctkd import ctkd as ctkd
 from kdjax.distillers.dist import dist as dist
 from kdjax.distillers.dkd import dkd as dkd
 from kdjax.distillers.fitnet import fitnet as fitnet
@@ -28,7 +30,9 @@ from kdjax.distillers.pkt import pkt as pkt
 from kdjax.distillers.review import review as review
 from kdjax.distillers.rkd import rkd as rkd
 from kdjax.distillers.rld import rld as rld
+from kdjax.distillers.sdd import sdd as sdd
 from kdjax.distillers.sfd import sfd as sfd
+from kdjax.distillers.simkd import simkd as simkd
 from kdjax.distillers.sp import sp as sp
 from kdjax.distillers.ttm import ttm as ttm
 from kdjax.distillers.vid import vid as vid
@@ -89,6 +93,9 @@ def create(name: str, **kwargs: Any) -> Distiller:
 
 def _check_arguments(name: str, factory: Callable[..., Any], kwargs: dict[str, Any]) -> None:
     parameters = inspect.signature(factory).parameters.values()
+    for p in parameters:
+        if p.annotation in (int, float) and callable(kwargs.get(p.name)):
+            raise UserError(f"argument {p.name} of method {name!r} cannot follow a schedule")
     allowed = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     if not takes_any and (unknown := set(kwargs) - set(allowed)):

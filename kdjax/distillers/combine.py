@@ -1,14 +1,23 @@
 """Combines methods into objectives, and extends methods for one teacher to several."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from kdjax.types import Array, Context, Distiller, MethodLoss, UserError, Variables
+from kdjax.types import (
+    Array,
+    Context,
+    Distiller,
+    MethodLoss,
+    Network,
+    Outputs,
+    UserError,
+    Variables,
+)
 
 
 def weighted_sum(**terms: tuple[float | optax.Schedule, Distiller]) -> Distiller:
@@ -22,7 +31,8 @@ def weighted_sum(**terms: tuple[float | optax.Schedule, Distiller]) -> Distiller
     Returns:
       A `Distiller` whose loss is the scalar sum of `weight * mean(value)`. Its metrics are each
       term's unweighted mean under `name`, scheduled weights under `name/weight`, and the
-      terms' own metrics under `name/metric`.
+      terms' own metrics under `name/metric`. The network that is trained is what all terms make
+      of the student, one after the other.
     """
 
     def init(rng: Array, context: Context) -> Variables:
@@ -53,7 +63,17 @@ def weighted_sum(**terms: tuple[float | optax.Schedule, Distiller]) -> Distiller
             metrics |= {f"{name}/{key}": v for key, v in term.metrics.items()}
         return MethodLoss(total, state, metrics)
 
-    return Distiller(init, loss)
+    def network(student: Network, teachers: Sequence[Outputs]) -> Network:
+        for _, distiller in terms.values():
+            student = distiller.network(student, teachers)
+        return student
+
+    def adopt(variables: Variables, teacher_variables: Sequence[Variables]) -> Variables:
+        for _, distiller in terms.values():
+            variables = distiller.adopt(variables, teacher_variables)
+        return variables
+
+    return Distiller(init, loss, network, adopt)
 
 
 PARTS = ("all", "labelled", "unlabelled")
@@ -101,7 +121,9 @@ def on_part(part: str, distiller: Distiller) -> Distiller:
         term = distiller.loss(variables, cut(context))
         return term._replace(value=jnp.mean(term.value))
 
-    return Distiller(lambda rng, context: distiller.init(rng, cut(context)), loss)
+    return distiller._replace(
+        init=lambda rng, context: distiller.init(rng, cut(context)), loss=loss
+    )
 
 
 def _rows(part: str, context: Context) -> tuple[int, int]:

@@ -32,7 +32,7 @@ def kd(
     student_logits: Array,
     teacher_logits: Array,
     *,
-    temperature: float = 4.0,
+    temperature: float | Array = 4.0,
     standardize: bool = False,
 ) -> Array:
     """Knowledge distillation: T^2 KL(p_teacher || p_student) at temperature T, per example.
@@ -79,7 +79,7 @@ def deviations(x: Array, axis: int = -1) -> tuple[Array, Array]:
     return jnp.where(differ, centred, 0.0), norm
 
 
-def _scaled(logits: Array, temperature: float, standardize: bool = False) -> Array:
+def _scaled(logits: Array, temperature: float | Array, standardize: bool = False) -> Array:
     """Logits at a temperature, float32 [b, k]; standardised before if that is wanted."""
     logits = logits.astype(jnp.float32)
     if standardize:
@@ -295,28 +295,39 @@ def wttm(student_logits: Array, teacher_logits: Array, *, gamma: float = 0.2) ->
 
 
 def sdd(
-    student_logits: Array, teacher_logits: Array, labels: Array, *, temperature: float = 4.0
+    student_logits: Array,
+    teacher_logits: Array,
+    labels: Array,
+    *,
+    temperature: float = 4.0,
+    alpha: float | None = None,
+    beta: float | None = None,
 ) -> Array:
-    """Scale-decoupled distillation: the weighted mean of KD over the cells of an image.
+    """Scale decoupled distillation: KD or DKD of each cell, per example (Wei et al. 2024).
 
-    A cell is a part of the image, whose logits are the classifier's of the features there; the
-    first is the whole image. A cell counts twice if the teacher is right about just one of the
-    image and the cell (Wei et al. 2024; the authors' code, sdd_kd_loss). The minimum is zero,
-    where all softmaxes are equal.
+    The mean over cells of the cell's loss times w: 2 where the teacher is right about the
+    whole image and wrong about the cell, or the reverse (complementary terms), and 1 elsewhere, as
+    in the authors' code. The minimum is zero, where all softmaxes are equal.
 
     Args:
-      student_logits: [b, k, cells].
+      student_logits: [b, k, cells], of the whole image first.
       teacher_logits: [b, k, cells].
       labels: target classes, int [b].
-      temperature: T > 0, by which all logits are divided.
+      temperature: T > 0, by which both logits are divided.
+      alpha: weight of TCKD; with `beta`, the loss of a cell is DKD, and without, KD.
+      beta: weight of NCKD.
 
     Returns:
       float32 [b], in nats times T^2.
     """
-    student, teacher = (jnp.moveaxis(x, 1, 2) for x in (student_logits, teacher_logits))
-    right = jnp.argmax(teacher, axis=-1) == labels[:, None]
-    weights = jnp.where(right == right[:, :1], 1.0, 2.0)
-    return jnp.mean(weights * kd(student, teacher, temperature=temperature), axis=-1)
+    student, teacher = (jnp.moveaxis(x, -1, 0) for x in (student_logits, teacher_logits))
+    repeated = jnp.broadcast_to(labels, teacher.shape[:2])
+    if alpha is None or beta is None:
+        each = kd(student, teacher, temperature=temperature)
+    else:
+        each = dkd(student, teacher, repeated, alpha=alpha, beta=beta, temperature=temperature)
+    right = jnp.argmax(teacher, axis=-1) == repeated
+    return jnp.mean(each * jnp.where(right == right[:1], 1.0, 2.0), axis=0)
 
 
 def _one_hot(labels: Array, logits: Array) -> Array:

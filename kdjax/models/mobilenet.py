@@ -83,7 +83,8 @@ class MobileNet(Model):
     before the resolution is halved, or before the last convolution. These are linear
     bottlenecks, so that `stageK_pre` is the same array. For V2 they are the ends of the groups
     with 24, 32, 96 and 320 channels (before the width multiplier), as in RepDistiller.
-    `pre_logits` is the pooled last convolution, or in V3 the hidden layer after it.
+    `pre_pool` is the last convolution, `pre_logits` its mean; in V3 there is no `pre_pool`, and
+    `pre_logits` is the hidden layer after the mean.
 
     All but RepDistiller's network have dropout before the classifier. It is active in training
     if `apply` is given `rngs={"dropout": key}`.
@@ -102,10 +103,13 @@ class MobileNet(Model):
                 x = self._inverted_residual(x, block, norm)
             taps |= {f"stage{stage}_pre": x, f"stage{stage}": x}
         names, width = plan.last
-        x = global_average_pool(plan.activation(self.conv_norm(x, norm, names, width, 1)))
+        last = plan.activation(self.conv_norm(x, norm, names, width, 1))
+        x = global_average_pool(last)
         if plan.hidden:
             name, width = plan.hidden
             x = plan.activation(self.dense(x, width, name=name, **_LINEAR))
+        else:
+            taps["pre_pool"] = last
         taps["pre_logits"] = x
         x = self.drop(x, plan.dropout, train)
         return Outputs(self.classifier(x, name=plan.head, **_LINEAR), taps)

@@ -21,8 +21,8 @@ class ResNet(Model):
     """A residual network with projection shortcuts where the shape changes.
 
     Taps: `stem` (after its ReLU); for each stage K, `stageK_pre` (the last residual sum) and
-    `stageK` (after its ReLU); and `pre_logits` (the pooled last stage). The first stage keeps
-    the resolution, all others halve it.
+    `stageK` (after its ReLU); `pre_pool` (the last stage) and `pre_logits` (its mean). The
+    first stage keeps the resolution, all others halve it.
 
     Attributes:
       blocks: number of residual blocks per stage.
@@ -53,7 +53,7 @@ class ResNet(Model):
                 x = self._block(x, width, stride, norm, f"layer{stage}_{block}", shortcut)
             taps[f"stage{stage}_pre"] = x
             taps[f"stage{stage}"] = x = relu(x)
-        taps["pre_logits"] = self._pool(x)
+        taps |= self._pool(x)
         return Outputs(self.classifier(taps["pre_logits"], name=head), taps)
 
     def _names(self) -> tuple[str, str]:
@@ -88,8 +88,9 @@ class ResNet(Model):
             x = self.conv_norm(x, norm, names, y.shape[-1], 1, stride=stride)
         return x + y
 
-    def _pool(self, x: Array) -> Array:
-        return global_average_pool(x)
+    def _pool(self, x: Array) -> dict[str, Array]:
+        """The taps of the last map and of what becomes of it before the classifier."""
+        return {"pre_pool": x, "pre_logits": global_average_pool(x)}
 
 
 class LargeResNet(ResNet):
@@ -149,8 +150,8 @@ class DistillerResNet(ResNet):
         pre = norm(name="bn1")(x)
         return {"stem_conv": x, "stem_pre": pre, "stem": relu(pre)}
 
-    def _pool(self, x: Array) -> Array:
-        return flatten(nn.avg_pool(x, (4, 4), (4, 4)))
+    def _pool(self, x: Array) -> dict[str, Array]:
+        return {"pre_logits": flatten(nn.avg_pool(x, (4, 4), (4, 4)))}
 
 
 _WIDE = (32, 64, 128, 256)

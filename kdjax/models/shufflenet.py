@@ -27,8 +27,8 @@ class ShuffleNetV1(Model):
     """ShuffleNet with three groups and stages of 240, 480 and 960 channels.
 
     Taps: `stem` (after its ReLU); `stageK_pre` and `stageK`, K = 1, 2, 3 (the last block's
-    output before and after its ReLU); and `pre_logits` (the pooled last stage). Each stage
-    halves the resolution, the stem keeps it.
+    output before and after its ReLU); `pre_pool` (the last stage) and `pre_logits` (its mean).
+    Each stage halves the resolution, the stem keeps it.
     """
 
     kernel_init = staticmethod(uniform_fan_in_kernel)
@@ -44,7 +44,7 @@ class ShuffleNetV1(Model):
                 pre = self._block(x, width, block == 0, norm, f"layer{stage}_{block}")
                 x = relu(pre)
             taps |= {f"stage{stage}_pre": pre, f"stage{stage}": x}
-        taps["pre_logits"] = global_average_pool(x)
+        taps |= {"pre_pool": x, "pre_logits": global_average_pool(x)}
         return Outputs(self.classifier(taps["pre_logits"], name="linear"), taps)
 
     def _block(
@@ -106,8 +106,9 @@ class ShuffleNetV2(Model):
 
     Taps: `stem` (after its ReLU); for K = 1, 2, 3 `stageK` (the last block's output after the
     shuffle) and `stageK_pre` (before the shuffle and before the ReLU of the right half, as in
-    RepDistiller; its channels are therefore in a different order); `pre_logits` (the pooled
-    last convolution). Each stage halves the resolution, the stem keeps it.
+    RepDistiller; its channels are therefore in a different order); `pre_pool` (the last
+    convolution after its ReLU) and `pre_logits` (its mean). Each stage halves the resolution,
+    the stem keeps it.
 
     Attributes:
       widths: channels of the three stages and of the last convolution.
@@ -136,7 +137,7 @@ class ShuffleNetV2(Model):
             pre = jnp.concatenate([left, right], axis=-1)
             taps |= {f"stage{stage}_pre": pre, f"stage{stage}": x}
         x = relu(self.conv_norm(x, norm, self.names.last, last, 1))
-        taps["pre_logits"] = global_average_pool(x)
+        taps |= {"pre_pool": x, "pre_logits": global_average_pool(x)}
         return Outputs(self.classifier(taps["pre_logits"], name=self.names.head), taps)
 
     def _block(

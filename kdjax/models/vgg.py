@@ -27,7 +27,7 @@ class VGG(Model):
 
     Taps: `stem` is the first group after its last ReLU; `stageK_pre` and `stageK`, K = 1 ... 4,
     are group K + 1 before and after its last ReLU; all are taken before the max pool.
-    `pre_logits` is the pooled last group.
+    `pre_pool` is the last group, `pre_logits` its mean.
 
     A max pool follows each of the first three groups, and the fourth only if images are 64
     pixels high, as in the original. Images must be at least 8x8.
@@ -52,7 +52,7 @@ class VGG(Model):
                 pre = self._convolve(x, width, group, conv, train)
                 x = relu(pre)
             taps |= {f"stage{group}_pre": pre, f"stage{group}": x} if group else {"stem": x}
-        taps["pre_logits"] = self._embed(x, train)
+        taps |= self._embed(x, train)
         return Outputs(self.classifier(taps["pre_logits"], name=self._head(), **self.linear), taps)
 
     def _pooled(self, height: int) -> tuple[int, ...]:
@@ -68,8 +68,9 @@ class VGG(Model):
         """The names of a convolution and its norm; the ReLU has the third index."""
         return f"block{group}_{3 * conv}", f"block{group}_{3 * conv + 1}"
 
-    def _embed(self, x: Array, train: bool) -> Array:
-        return global_average_pool(x)
+    def _embed(self, x: Array, train: bool) -> dict[str, Array]:
+        """The taps of the last map and of what becomes of it before the classifier."""
+        return {"pre_pool": x, "pre_logits": global_average_pool(x)}
 
     def _head(self) -> str:
         return "classifier"
@@ -78,10 +79,11 @@ class VGG(Model):
 class VGGHidden(VGG):
     """pytorch-cifar-models' VGG: five max pools and two hidden linear layers.
 
-    The taps are those of `VGG`, except that `pre_logits` is the second hidden layer after its
-    ReLU [b, 512]. Dropout with rate 0.5 follows each hidden layer in training if `apply` is
-    given `rngs={"dropout": key}`. Images must be at least 32x32; the maps of larger images,
-    which the original does not accept, are average-pooled before the hidden layers.
+    The taps are those of `VGG`, except that there is no `pre_pool`, and `pre_logits` is the
+    second hidden layer after its ReLU [b, 512]. Dropout with rate 0.5 follows each hidden layer in
+    training if `apply` is given `rngs={"dropout": key}`. Images must be at least 32x32; the maps
+    of larger images, which the original does not accept, are average-pooled before the hidden
+    layers.
     """
 
     min_size = 32
@@ -94,11 +96,11 @@ class VGGHidden(VGG):
         index = 3 * (sum(self.blocks[:group]) + conv) + group
         return f"features_{index}", f"features_{index + 1}"
 
-    def _embed(self, x: Array, train: bool) -> Array:
+    def _embed(self, x: Array, train: bool) -> dict[str, Array]:
         x = global_average_pool(max_pool(x))
         for name in ("classifier_0", "classifier_3"):
             x = self.drop(relu(self.dense(x, 512, name=name, **self.linear)), 0.5, train)
-        return x
+        return {"pre_logits": x}
 
     def _head(self) -> str:
         return "classifier_6"
@@ -118,11 +120,11 @@ class VGGPlain(VGGHidden):
         index = 2 * (sum(self.blocks[:group]) + conv) + group
         return self.conv(width, 3, use_bias=True, name=f"features_{index}")(x)
 
-    def _embed(self, x: Array, train: bool) -> Array:
+    def _embed(self, x: Array, train: bool) -> dict[str, Array]:
         x = global_average_pool(max_pool(x))
         for name in ("classifier_1", "classifier_4"):
             x = relu(self.dense(self.drop(x, 0.5, train), 512, name=name))
-        return x
+        return {"pre_logits": x}
 
 
 _BLOCKS = {

@@ -25,7 +25,7 @@ class WideResNet(Model):
 
     Taps: `stem` and `stageK` are the convolution and the residual sums that the network passes
     on, without activation; `stageK_pre` is stage K after the following norm and before its
-    ReLU; `pre_logits` is the pooled last stage after norm and ReLU.
+    ReLU; `pre_pool` is the last stage after norm and ReLU, `pre_logits` its mean.
 
     Where the shape changes, a 1x1 convolution replaces the identity shortcut. In the paper and
     most code its input is the activated input of the block (`convShortcut`); in the
@@ -86,7 +86,8 @@ class WideResNet(Model):
             taps[f"stage{stage}"] = x
         momentum = {"momentum": self.last_momentum} if self.norm == "batch" else {}
         taps["stage3_pre"] = norm(name=self.last_norm, **momentum)(x)
-        taps["pre_logits"] = global_average_pool(relu(taps["stage3_pre"]))
+        taps["pre_pool"] = relu(taps["stage3_pre"])
+        taps["pre_logits"] = global_average_pool(taps["pre_pool"])
         return Outputs(self._logits(taps["pre_logits"]), taps)
 
     def conv(self, features: int, kernel: int, *, stride: int = 1, **kwargs: Any) -> nn.Conv:

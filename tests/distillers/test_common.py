@@ -39,6 +39,7 @@ class Tiny(nn.Module):
         for stage, width in enumerate(self.widths, start=1):
             x = taps[f"stage{stage}_pre"] = layer(x, width, min(stage, 2))
             x = taps[f"stage{stage}"] = nn.relu(x)
+        taps["pre_pool"] = x
         x = taps["pre_logits"] = x.mean((1, 2))
         return Outputs(nn.Dense(CLASSES)(x), taps)
 
@@ -51,19 +52,30 @@ def _images(seed, b):
     return np.random.default_rng(seed).integers(0, 256, (b, SIDE, SIDE, 1)).astype(np.uint8)
 
 
-@jax.jit
-def _networks(images):
-    """The teacher's variables, and the outputs of both networks with random weights."""
-    student = STUDENT.init(jax.random.key(1), images)
+@functools.cache
+def _student(name):
+    """The network that a method trains in place of STUDENT, which it is for most."""
+    shapes, _ = train.abstract_outputs(TEACHER, (SIDE, SIDE, 1))
+    return distillers.create(name).network(STUDENT, [shapes])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _networks(network, images):
+    """The variables and the outputs of both networks with random weights."""
+    student = network.init(jax.random.key(1), images)
     teacher = TEACHER.init(jax.random.key(2), images)
-    return teacher, STUDENT.evaluate(student, images), TEACHER.evaluate(teacher, images)
+    return student, teacher, network.evaluate(student, images), TEACHER.evaluate(teacher, images)
+
+
+def _context(name, seed=0, b=4):
+    """A train step's context, from networks with random weights."""
+    return _context_of(_student(name), seed, b)
 
 
 @functools.cache
-def _context(seed=0, b=4):
-    """A train step's context, from networks with random weights."""
+def _context_of(network, seed, b):
     images = views.as_pixels(jnp.asarray(_images(seed, b)))
-    teacher, student_outputs, teacher_outputs = _networks(images)
+    student, teacher, student_outputs, teacher_outputs = _networks(network, images)
     labels = np.random.default_rng(3).integers(0, CLASSES, EXAMPLES).astype(np.int32)
     index = jnp.arange(seed, seed + b, dtype=jnp.int32)
     return Context(
@@ -73,6 +85,7 @@ def _context(seed=0, b=4):
         index=index,
         step=jnp.int32(seed),
         rng=jax.random.key(seed),
+        student_variables=student,
         teacher_variables=(teacher,),
         train_labels=jnp.asarray(labels),
     )
@@ -132,7 +145,7 @@ def _value_and_gradients(name, context):
 @functools.cache
 def _uses_logits(name):
     """Whether the loss depends on the student's logits, according to its jaxpr."""
-    context = _context()
+    context = _context(name)
     distiller, variables = _init(name, context)
     context = _abstract(context)
 
@@ -157,11 +170,11 @@ def _data():
 
 @functools.cache
 def _state_and_step(name):
-    """The initial state and the train step of STUDENT."""
+    """The initial state and the train step of the network that a method trains."""
     distiller, optimizer = distillers.create(name), optax.sgd(1e-3, momentum=0.9)
     init = functools.partial(
         train.init_state,
-        student=STUDENT,
+        student=_student(name),
         distiller=distiller,
         optimizer=optimizer,
         image_shape=(SIDE, SIDE, 1),
@@ -171,9 +184,9 @@ def _state_and_step(name):
     )
     state = jax.jit(
         lambda key, teachers, labels: init(key, teacher_variables=teachers, train_labels=labels)
-    )(jax.random.key(0), _context().teacher_variables, _data()["labels"])
+    )(jax.random.key(0), _context(name).teacher_variables, _data()["labels"])
     step = train.make_train_step(
-        student=STUDENT,
+        student=_student(name),
         distiller=distiller,
         optimizer=optimizer,
         views=views.make_views(num_classes=CLASSES, image_size=SIDE, crop="none", flip=False),
@@ -185,8 +198,8 @@ def _state_and_step(name):
 @functools.cache
 def _compiled(name):
     """The loss of the ordinary context, compiled as a whole."""
-    distiller, variables = _init(name, _context())
-    return jax.jit(distiller.loss)(variables, _context())
+    distiller, variables = _init(name, _context(name))
+    return jax.jit(distiller.loss)(variables, _context(name))
 
 
 every_method = pytest.mark.parametrize("name", distillers.names())
@@ -194,7 +207,7 @@ every_method = pytest.mark.parametrize("name", distillers.names())
 
 @every_method
 def test_loss_returns_a_value_per_example_or_a_scalar_and_keeps_the_structure_of_the_state(name):
-    context = _context()
+    context = _context(name)
     distiller, variables = _init(name, context)
     assert set(variables) == {"params", "state"}
     term = jax.eval_shape(distiller.loss, variables, context)
@@ -206,7 +219,7 @@ def test_loss_returns_a_value_per_example_or_a_scalar_and_keeps_the_structure_of
 
 @every_method
 def test_the_gradient_reaches_the_student_and_the_methods_own_parameters(name):
-    _, (student, params) = _value_and_gradients(name, _context())
+    _, (student, params) = _value_and_gradients(name, _context(name))
     assert optax.tree.norm(student) > 0
     assert bool(jnp.any(student.logits != 0)) == _uses_logits(name)
     for gradient in jax.tree.leaves(params):
@@ -216,7 +229,7 @@ def test_the_gradient_reaches_the_student_and_the_methods_own_parameters(name):
 @every_method
 @pytest.mark.parametrize(("b", "dtype"), [(1, jnp.float32), (4, jnp.bfloat16)])
 def test_loss_and_gradients_are_finite(name, dtype, b):
-    context = _context(b=b)
+    context = _context(name, b=b)
     cast = lambda outputs: jax.tree.map(lambda x: x.astype(dtype), outputs)  # noqa: E731
     context = context.replace(student=cast(context.student), teachers=cast(context.teachers))
     term, gradients = _value_and_gradients(name, context)
@@ -229,7 +242,7 @@ def test_loss_and_gradients_are_finite(name, dtype, b):
 def test_loss_and_gradients_are_finite_at_extreme_logits(name, dtype, size):
     if not _uses_logits(name):
         pytest.skip("the loss does not depend on the logits")
-    context = _context()
+    context = _context(name)
 
     def extreme(outputs, sign):
         logits = size * sign * jnp.sign(outputs.logits)
@@ -244,7 +257,7 @@ def test_loss_and_gradients_are_finite_at_extreme_logits(name, dtype, size):
 
 @every_method
 def test_jit_equals_eager(name):
-    context = _context()
+    context = _context(name)
     distiller, variables = _init(name, context)
     chex.assert_trees_all_close(
         _compiled(name),
@@ -257,16 +270,16 @@ def test_jit_equals_eager(name):
 @every_method
 def test_steps_share_one_trace(name):
     chex.clear_trace_counter()
-    distiller, variables = _init(name, _context())
+    distiller, variables = _init(name, _context(name))
     loss = jax.jit(chex.assert_max_traces(distiller.loss, n=1))
-    first = loss(variables, _context(seed=0))
-    second = loss(variables | {"state": first.state}, _context(seed=1))
+    first = loss(variables, _context(name, seed=0))
+    second = loss(variables | {"state": first.state}, _context(name, seed=1))
     assert not np.array_equal(first.value, second.value)
 
 
 @every_method
 def test_init_and_loss_are_deterministic(name):
-    context = _context()
+    context = _context(name)
     variables = _variables(name, context)
     again = distillers.create(name)
     init = jax.jit(lambda context: again.init(jax.random.key(0), _abstract(context)))
@@ -276,7 +289,7 @@ def test_init_and_loss_are_deterministic(name):
 
 @every_method
 def test_no_gradient_reaches_the_teacher(name):
-    (teacher,) = _context().teacher_variables
+    (teacher,) = _context(name).teacher_variables
     state, step = _state_and_step(name)
     batch = {"index": jnp.arange(4)[None]}
 
@@ -293,12 +306,12 @@ def test_no_gradient_reaches_the_teacher(name):
 
 # Losses that are zero, with zero gradient, when student and teacher agree. Opt-in: listing a
 # method adds a test. Most others compare through randomly initialised adapters.
-ZERO_AT_EQUALITY = {"at", "dkd", "fsp", "kd", "mlkd", "nst", "pkt", "rkd", "sfd", "sp"}
+ZERO_AT_EQUALITY = {"at", "ctkd", "dkd", "fsp", "kd", "mlkd", "nst", "pkt", "rkd", "sfd", "sp"}
 
 
 @pytest.mark.parametrize("name", sorted(ZERO_AT_EQUALITY))
 def test_equal_outputs_are_the_minimum(name):
-    others = _normal(_context())
+    others = _normal(_context(name))
     equal = others.replace(teachers=(others.student,))
     term, (student, _) = _value_and_gradients(name, equal)
     np.testing.assert_allclose(term.value, np.zeros_like(term.value), atol=2e-6)
@@ -311,7 +324,7 @@ def test_equal_outputs_are_the_minimum(name):
 def test_four_devices_give_the_result_of_one(name):
     n = 4
     # With unit variance, rounding does not push any unit of an adapter across its ReLU.
-    context = _normal(_context(b=8))
+    context = _normal(_context(name, b=8))
     distiller, variables = _init(name, context)
 
     def one(student, teachers, labels, index, axis_name):
@@ -344,11 +357,11 @@ def _assert_close(actual, expected):
 @every_method
 def test_resuming_from_a_checkpoint_is_exact(name, tmp_path):
     """For methods with parameters or state of their own, and for KD, which has none."""
-    if not jax.tree.leaves(_variables(name, _context())) and name != "kd":
+    if not jax.tree.leaves(_variables(name, _context(name))) and name != "kd":
         return
     state, step = _state_and_step(name)
     step = jax.jit(step)
-    teachers = TeacherInputs(_context().teacher_variables)
+    teachers = TeacherInputs(_context(name).teacher_variables)
 
     def advance(state, start):
         batch = {"index": jnp.arange(start, start + 4, dtype=jnp.int32)[None]}
@@ -427,7 +440,7 @@ def _value_and_norm(name, context):
 @every_method
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradients_are_bounded_at_zero_equal_and_nearly_equal_outputs(name, dtype):
-    ordinary = _normal(_context())
+    ordinary = _normal(_context(name))
     _, usual = _value_and_norm(name, _cast(ordinary, DTYPES[dtype]))
     larger = {}
     for case, change in CASES.items():

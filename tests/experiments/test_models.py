@@ -90,6 +90,7 @@ def test_taps_in_order_of_computation():
         "stage1": (64, 64, 16),
         "stage2": (32, 32, 32),
         "stage3": (16, 16, 64),
+        "pre_pool": (16, 16, 64),
         "pre_logits": (64,),
     }
     assert list(describe("lenet").taps) == ["stem", "stage1", "stage2", "pre_logits"]

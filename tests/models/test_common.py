@@ -186,7 +186,10 @@ def test_taps_and_variables(name):
     taps = outputs.taps
     further = {"stem_conv", "stem_pre"} & set(taps)
     assert bool(further) == name.startswith("distiller_")
-    order = [tap for tap in order if tap not in further]
+    not_pooled = ("distiller_", "lenet", "mnist_cnn", "mobilenetv3"), ("_bn", "_plain")
+    pooled = not (name.startswith(not_pooled[0]) or name.endswith(not_pooled[1]))
+    assert ("pre_pool" in taps) == pooled
+    order = [tap for tap in order if tap not in further | {"pre_pool"}]
     stages = len(order) // 2 - 1
     names = [f"stage{k}{end}" for k in range(1, stages + 1) for end in ("", "_pre")]
     assert sorted(order) == sorted(["stem", *names, "pre_logits"])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import Network, models
+from kdjax import Network, heads, models
 
 # Batch norm behind convolutions, grouped and with biases among them, and before them; other
 # epsilons; no batch norm.
@@ -48,6 +48,17 @@ def test_the_outputs_are_those_of_the_variables(prepared):
         other = actual.logits if name == "logits" else actual.taps[name]
         scale = np.abs(one).max()
         np.testing.assert_allclose(other / scale, one / scale, atol=1e-5, err_msg=name)
+
+
+def test_logits_are_linear_in_the_mean_of_the_pooled_map(prepared):
+    net, images, variables, _ = prepared
+    logits, taps = jax.jit(net.evaluate)(variables, images)
+    if "pre_pool" not in taps:
+        return
+    mean = np.asarray(taps["pre_pool"]).mean((1, 2))
+    kernel, bias = heads.linear("it", variables, (mean.shape[1], logits.shape[1]))
+    np.testing.assert_allclose(mean, taps["pre_logits"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(mean @ kernel + bias[None], logits, rtol=1e-3, atol=1e-4)
 
 
 def test_nothing_is_computed_from_the_variances_again(prepared):
