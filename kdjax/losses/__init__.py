@@ -4,6 +4,7 @@ Losses of single examples return one value per example, float32 [b]; the train s
 mean. Losses between examples return a scalar.
 """
 
+from kdjax.losses.class_maps import class_attention_transfer
 from kdjax.losses.contrastive import crd_nce
 from kdjax.losses.correlations import batch_correlation, class_correlation, dist
 from kdjax.losses.features import (
@@ -14,7 +15,6 @@ from kdjax.losses.features import (
     adaptive_average_pool,
     adaptive_max_pool,
     attention_transfer,
-    class_attention_transfer,
     factor_transfer,
     fitnet,
     fsp,
