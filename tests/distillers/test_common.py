@@ -168,13 +168,25 @@ def _data():
     return {"images": jnp.asarray(images), "labels": jnp.asarray(labels)}
 
 
+# Methods that train the same network are parts of one objective: compiling a step of networks
+# takes far longer than compiling a method. Those that train another one are by themselves.
+_ALONE = [name for name in distillers.names() if _student(name) != STUDENT]
+OBJECTIVES = {"all others": [name for name in distillers.names() if name not in _ALONE]} | {
+    name: [name] for name in _ALONE
+}
+
+every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
+
+
 @functools.cache
-def _state_and_step(name):
-    """The initial state and the train step of the network that a method trains."""
-    distiller, optimizer = distillers.create(name), optax.sgd(1e-3, momentum=0.9)
+def _state_and_step(objective):
+    """The initial state and the train step of an objective, and the teacher's variables."""
+    names = OBJECTIVES[objective]
+    distiller = distillers.weighted_sum(**{name: (1.0, distillers.create(name)) for name in names})
+    optimizer, context = optax.sgd(1e-3, momentum=0.9), _context(names[0])
     init = functools.partial(
         train.init_state,
-        student=_student(name),
+        student=_student(names[0]),
         distiller=distiller,
         optimizer=optimizer,
         image_shape=(SIDE, SIDE, 1),
@@ -184,15 +196,15 @@ def _state_and_step(name):
     )
     state = jax.jit(
         lambda key, teachers, labels: init(key, teacher_variables=teachers, train_labels=labels)
-    )(jax.random.key(0), _context(name).teacher_variables, _data()["labels"])
+    )(jax.random.key(0), context.teacher_variables, _data()["labels"])
     step = train.make_train_step(
-        student=_student(name),
+        student=_student(names[0]),
         distiller=distiller,
         optimizer=optimizer,
         views=views.make_views(num_classes=CLASSES, image_size=SIDE, crop="none", flip=False),
         teachers=[TEACHER],
     )
-    return state, step
+    return state, step, context.teacher_variables
 
 
 @functools.cache
@@ -255,6 +267,10 @@ def test_loss_and_gradients_are_finite_at_extreme_logits(name, dtype, size):
     chex.assert_tree_all_finite((term, gradients))
 
 
+# CTKD begins at T = 15.6: a KL that is rounded to 1e-7 is multiplied by T^2 = 244.
+LARGE_TEMPERATURE = {"ctkd": 2.5e-5}
+
+
 @every_method
 def test_jit_equals_eager(name):
     context = _context(name)
@@ -263,7 +279,7 @@ def test_jit_equals_eager(name):
         _compiled(name),
         distiller.loss(variables, context),
         rtol=1e-5,
-        atol=1e-6,
+        atol=LARGE_TEMPERATURE.get(name, 1e-6),
     )
 
 
@@ -287,10 +303,9 @@ def test_init_and_loss_are_deterministic(name):
     chex.assert_trees_all_equal(jax.jit(again.loss)(variables, context), _compiled(name))
 
 
-@every_method
-def test_no_gradient_reaches_the_teacher(name):
-    (teacher,) = _context(name).teacher_variables
-    state, step = _state_and_step(name)
+@every_objective
+def test_no_gradient_reaches_the_teacher(objective):
+    state, step, (teacher,) = _state_and_step(objective)
     batch = {"index": jnp.arange(4)[None]}
 
     def loss(classifier):
@@ -342,26 +357,25 @@ def test_four_devices_give_the_result_of_one(name):
     # Each device differentiates the mean over its own shard; the train step averages these.
     to_student = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]) / n, to_student)
     expected = jax.jit(lambda *a: one(*a, None))(*arguments)
+    # Gradients through OFD's batch norm are sums over 2,048 pixels whose terms nearly cancel: for
+    # five draws of the outputs, they deviated by 1e-5 to 9e-5 of the largest.
+    rounding = 2e-4 if name == "ofd" else 1e-5
     for i in range(n):
         actual = (to_student, *jax.tree.map(lambda x, i=i: x[i], (means, state)))
-        _assert_close(actual, expected)
+        _assert_close(actual, expected, rounding)
 
 
-def _assert_close(actual, expected):
-    """Asserts equality up to rounding."""
+def _assert_close(actual, expected, rounding):
+    """Asserts equality up to rounding, relative to the largest element."""
     chex.assert_trees_all_equal_shapes(actual, expected)
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5 * max(1.0, np.abs(e).max()))
+        np.testing.assert_allclose(a, e, rtol=1e-4, atol=rounding * max(1.0, np.abs(e).max()))
 
 
-@every_method
-def test_resuming_from_a_checkpoint_is_exact(name, tmp_path):
-    """For methods with parameters or state of their own, and for KD, which has none."""
-    if not jax.tree.leaves(_variables(name, _context(name))) and name != "kd":
-        return
-    state, step = _state_and_step(name)
-    step = jax.jit(step)
-    teachers = TeacherInputs(_context(name).teacher_variables)
+@every_objective
+def test_resuming_from_a_checkpoint_is_exact(objective, tmp_path):
+    state, step, variables = _state_and_step(objective)
+    step, teachers = jax.jit(step), TeacherInputs(variables)
 
     def advance(state, start):
         batch = {"index": jnp.arange(start, start + 4, dtype=jnp.int32)[None]}

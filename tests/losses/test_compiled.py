@@ -23,6 +23,9 @@ LOSSES = {
     "activation_boundary": lambda n, h: _normal(n, h, 3, 3),
     "attention_transfer": lambda n, h: _normal(n, h, 3, 3),
     "batch_correlation": lambda n, h: _normal(n, 3),
+    "batch_norm_distance": lambda n, h: (*_normal(n), *_normal(n)[::-1]),
+    "class_attention_transfer": lambda n, h: _normal(n, h, 3, 3),
+    "class_balance": lambda n, h: (_normal(n, 3)[0],),
     "class_correlation": lambda n, h: _normal(3, n),
     "correlation_congruence": lambda n, h: _normal(n, 3),
     "crd_nce": lambda n, h: (_positive(n, 4), 100),
@@ -67,7 +70,7 @@ PARTS = {
 # Losses of all pairs of examples or, of the second, of classes.
 PAIRS = {"batch_correlation", "class_correlation", "pkt", "rkd", "similarity_preserving"}
 # Losses that contain products of matrices.
-PRODUCTS = {"fsp", "hcl", "nst", *PAIRS}
+PRODUCTS = {"class_attention_transfer", "fsp", "hcl", "nst", *PAIRS}
 
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
