@@ -172,5 +172,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         if phase["seeds"] and not phase["checkpoint"]:
             # Each member has a seed of `seeds`, and the phase's own is not used.
             del phase["seed"]
+    # What is kept there is computed again where it is missing.
+    plain["teacher_cache"] = bool(plain["teacher_cache"])
     neutral = tuple(f"{key}." for key in _NEUTRAL)
     return {k: v for k, v in flat(plain, "") if not f"{k}.".startswith(neutral)}

@@ -9,6 +9,7 @@ from small_run import execute, refusal, small_config
 from experiments import teacher_cache
 from experiments.log import read_metrics
 from experiments.teacher_cache import STEPS, TeacherCache
+from kdjax.types import UserError
 
 TIMES = ("seconds", "images_per_second", "eta_seconds")
 
@@ -171,6 +172,14 @@ def test_a_replayed_run_is_equal_to_the_bit(cached, tmp_path, monkeypatch):
     summary, _ = execute(config(folder / "logits"), tmp_path / "run")
     assert timeless(summary, tmp_path / "run") == expected
     assert not calls
+
+
+def test_a_run_belongs_to_its_folder_wherever_its_cache_is(cached):
+    folder, _ = cached
+    line = "nothing was changed"
+    assert line in execute(config(folder / "elsewhere"), folder / "run")[1]
+    with pytest.raises(UserError, match=r"teacher_cache \(True there, False here\)"):
+        execute(config(""), folder / "run")
 
 
 def test_another_student_and_method_replay_it_too(cached, tmp_path, monkeypatch):
