@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from configs import common, protocols
+from kdjax.adversarial import DFQ, FAST, GeneratorObjective
 
 Changes = dict[str, Any]
 
@@ -148,6 +149,11 @@ def _student(learning_rate: float, **schedule: Any) -> Changes:
     }  # fmt: skip
 
 
+def _weights(objective: GeneratorObjective) -> Changes:
+    """The keys of a generator's objective."""
+    return {f"{term}_weight": weight for term, weight in objective._asdict().items()}
+
+
 # What both have: the student learns from KD alone, and images are pixels.
 _SUCCESSOR = {
     "distance": "kl", "student_distance": False, "student_eval": True, "stale_teacher": False,
@@ -156,8 +162,7 @@ _SUCCESSOR = {
 METHODS = {
     # scripts/dfq/dfq_cifar10_wrn402_wrn161.sh: 200 epochs of 400 updates of the student.
     "dfq": Method(
-        _SUCCESSOR | {
-            "batch_norm_weight": 1.0, "one_hot_weight": 1.0, "balance_weight": 20.0,
+        _SUCCESSOR | _weights(DFQ) | {
             "fresh_images": True, "learning_rate": 1e-3, "features": 256,
         },
         _student(0.1), (10, 10), (8_000, 300),
@@ -165,8 +170,7 @@ METHODS = {
     # scripts/fast_cifar.sh, wrn-10: 220 epochs of ten steps for a batch and, but in the first 20,
     # 400 updates of the student. With a rate of 0 these leave it as it is.
     "fast": Method(
-        _SUCCESSOR | {
-            "distance_weight": 1.1, "batch_norm_weight": 10.0, "one_hot_weight": 0.4,
+        _SUCCESSOR | _weights(FAST) | {
             "generator_steps": (10,), "learning_rate": 2e-3, "latent_learning_rate": 0.01,
             "moments_decay": 0.9, "pool": 220, "warmup": 1 / 11,
         },

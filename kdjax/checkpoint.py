@@ -3,7 +3,7 @@
 A checkpoint has two items: `state`, one vector for each type of the arrays of a tree, and `extra`,
 a small dictionary of JSON values. Its entry `arrays` lists the path in the tree, the type and the
 shape of each array, in the order in which they follow each other in the vectors. With hundreds of
-arrays, saving each by itself takes nine times as long, and leaks memory each time (tensorstore
+arrays, saving each by itself takes several times as long, and leaks memory each time (tensorstore
 0.1.86). Arrays are stored from host memory, so that a run can be resumed on another number of
 devices. The checksum is needed because Orbax loads some damaged array files without error.
 """

@@ -37,7 +37,7 @@ class Adversary:
     """A student, its teachers and a generator, with their objectives.
 
     Attributes:
-      student: the network to train, always applied in training mode.
+      student: the network to train, applied in training mode; see `student_eval`.
       teachers: at least one, applied in evaluation mode. The generator's outputs are images
         under the normalisation of the first.
       generator: from latents to images, applied in training mode during training. It has the

@@ -36,7 +36,7 @@ class Lesson(NamedTuple):
 
 
 class PseudoBatchStep(Protocol):
-    """The contract of what `Adversary.make_step` returns, where the arguments are described."""
+    """The contract of what `make_step` returns, where the arguments are described."""
 
     def __call__(
         self,
