@@ -2,7 +2,8 @@
 
     python -m benchmarks.chaos [--kinds=kd,seeds] [--kills=20] [--signals=20] [--seed=0]
 
-For each kind of phase, a small run on the digits is made twice without disturbance. Then runs of
+For each kind of phase, a small run on the digits is made twice without disturbance. `processes` is
+`kd` on two processes (`experiments.launch`), one of which is killed, at random. Then runs of
 the same config are started, killed after a random time (SIGKILL, or SIGTERM and SIGINT in turn),
 started again and so on until they finish, until there were as many kills and signals as were asked
 for. Every figure of summary.json and every row of every metrics.jsonl must be that of the
@@ -10,7 +11,7 @@ undisturbed run; times are not compared. Prints a table, and ends with status 1 
 """
 
 import itertools
-import json
+import os
 import random
 import signal
 import subprocess
@@ -19,11 +20,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import app, flags
 
-from experiments.log import read_metrics
+from benchmarks.figures import figures
 
 _KINDS = flags.DEFINE_list("kinds", [], "Kinds of phases; all by default.")
 _KILLS = flags.DEFINE_integer("kills", 20, "Times that a run of each kind gets SIGKILL.")
@@ -46,35 +46,33 @@ KINDS: dict[str, tuple[str, ...]] = {
         _DISTILL, *_SMALL, "--config.data.validation=0.2", "--config.train.select=best",
         "--config.train.ema_decay=0.9", "--config.student.shots=3",
     ),
+    "processes": (_DISTILL, *_SMALL),
     "zero_shot": (
         "--config=configs/zero_shot.py", "--config.teacher.steps=20", "--config.log_every=2",
         "--config.student.steps=8", "--config.student.batch_size=16",
     ),
 }  # fmt: skip
-# What differs between equal runs.
-_TIMES = ("seconds", "images_per_second", "eta_seconds", "seconds_of", "command")
+# How many processes a run of a kind has, where it is more than one.
+PROCESSES = {"processes": 2}
 
 
 def start(kind: str, folder: Path) -> subprocess.Popen[str]:
     """Starts a run, or resumes it."""
+    command = ["experiments.main"]
+    if kind in PROCESSES:
+        command = ["experiments.launch", f"--processes={PROCESSES[kind]}", "--"]
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.main", *KINDS[kind], f"--workdir={folder}"],
+        [sys.executable, "-m", *command, *KINDS[kind], f"--workdir={folder}"],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-def figures(folder: Path) -> dict[str, Any]:
-    """All figures and rows of a finished run, without times."""
-    summary = json.loads((folder / "summary.json").read_text())["phases"]
-    rows = {name: read_metrics(folder / name / "metrics.jsonl") for name in summary}
-    found: dict[str, Any] = _timeless({"summary": summary, "rows": rows})
-    return found
-
-
-def _timeless(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _timeless(inner) for key, inner in value.items() if key not in _TIMES}
-    return [_timeless(inner) for inner in value] if isinstance(value, list) else value
+def victim(process: subprocess.Popen[str], number: signal.Signals, rng: random.Random) -> int:
+    """Which process gets a signal: of several that train together, SIGKILL is for one of them."""
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    if number == signal.SIGKILL and "experiments.launch" in process.args and workers:
+        return int(rng.choice(workers))
+    return process.pid
 
 
 def disturb(
@@ -101,12 +99,12 @@ def disturb(
             try:
                 process.wait(timeout=rng.uniform(0, longest))
             except subprocess.TimeoutExpired:
-                process.send_signal(number)
+                os.kill(victim(process, number, rng), number)
                 arrived += 1
         _, errors = process.communicate()
         if process.returncode == 0:
             return arrived
-        allowed = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 128 + 15, 128 + 2)
+        allowed = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 128 + 15, 128 + 2, 128 + 9)
         if number is None or process.returncode not in allowed:
             raise RuntimeError(f"{kind} ended with status {process.returncode}: {errors[-500:]}")
 

@@ -14,7 +14,7 @@ import jax
 import rich.console
 from absl import app, flags, logging
 
-from kdjax import host
+from kdjax import host, processes
 from kdjax.types import UserError, first_line
 
 
@@ -65,9 +65,10 @@ class Console(rich.console.Console):
     """Standard output or error; 160 columns where it is no terminal: rich would assume 80."""
 
     def __init__(self, *, stderr: bool = False) -> None:
-        """Looks at the stream."""
+        """Looks at the stream; of several processes only the first one has a console."""
         stream = sys.stderr if stderr else sys.stdout
-        super().__init__(stderr=stderr, width=None if stream.isatty() else 160)
+        width = None if stream.isatty() else 160
+        super().__init__(stderr=stderr, width=width, quiet=not processes.is_main())
 
     def on_broken_pipe(self) -> NoReturn:
         """Raises UserError, where rich would end the process without a word."""
@@ -87,8 +88,16 @@ def fail(message: str) -> int:
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
     if len(line) > _LONGEST:
         line = f"{line[:_LONGEST]} ... ({len(line) - _LONGEST:,} more characters)"
-    print(f"error: {line}", file=sys.stderr)
+    whose = f"process {processes.index()}: " if processes.count() > 1 else ""
+    print(f"{whose}error: {line}", file=sys.stderr)
     return 2
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process at once."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def guarded(parse: Callable[[], int]) -> int:
@@ -128,16 +137,32 @@ def start(main: Callable[..., None], argv: Sequence[str], *, arguments: bool = F
 
     if status := guarded(parse):
         return status
+    status = _run(main, rest)
+    if status and processes.count() > 1:
+        # At a usual end JAX would wait for the others, which may wait for this process.
+        _leave(status)
+    return status
+
+
+def _run(main: Callable[..., None], arguments: Sequence[str]) -> int:
     try:
-        main(*rest)
+        main(*arguments)
     except UserError as error:
         return fail(str(error))
     except Interrupted as error:
-        print(f"stopped by {error}; the same command resumes from here", file=sys.stderr)
+        if processes.is_main():
+            print(f"stopped by {error}; the same command resumes from here", file=sys.stderr)
         return 128 + error.number
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+            if processes.count() == 1:
+                raise
+            print(
+                f"process {processes.index()} of {processes.count()} ends, as another has ended "
+                f"or cannot be reached ({first_line(error)}); the same command resumes",
+                file=sys.stderr,
+            )
+            return 1
         return fail(
             "out of memory on the device: lower train.batch_size or raise train.grad_accum_steps"
         )

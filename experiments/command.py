@@ -16,6 +16,7 @@ from experiments import cli
 # Modules of this package, by the name of the command.
 COMMANDS = {
     "train": "main",
+    "launch": "launch",
     "evaluate": "evaluate",
     "predict": "predict",
     "export": "export",

@@ -55,11 +55,11 @@ class Evaluator:
         resident = split.resident(self._devices)
         parts = []
         for indices in index_batches(len(split), _BATCH_SIZE, self._devices):
-            batch = batches.read(split.split, indices)
+            batch = batches.read(split.split, self._devices.own(indices))
             sharded = jax.tree.map(self._devices.shard, batch)
             parts.append(self._step(variables, resident, sharded))
             parallel.wait_on_cpu(parts[-1])
-        return np.concatenate([_unsharded(p) for p in parts])[: len(split)]
+        return _joined(parts, self._devices)[: len(split)]
 
 
 @remembered(8)
@@ -123,12 +123,13 @@ class CropAverage:
         size = _WHOLE_BATCH_SIZE if self._crops else _BATCH_SIZE
         for indices in index_batches(len(split), size, self._devices):
             total = np.zeros(())
-            for number, batch in enumerate(self._batches(split.split, indices)):
+            own = self._devices.own(indices)
+            for number, batch in enumerate(self._batches(split.split, own)):
                 sharded = jax.tree.map(self._devices.shard, batch)
                 p = self._step(variables, resident, np.int32(number), sharded)
-                total = total + _unsharded(p)
+                total = total + np.asarray(p)
             parts.append(total / self._count)
-        mean = np.concatenate(parts)[: len(split)]
+        mean = _joined(parts, self._devices)[: len(split)]
         return np.log(np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float32)
 
     def _batches(self, split: Split, indices: np.ndarray) -> Iterator[batches.Batch[np.ndarray]]:
@@ -154,9 +155,10 @@ def index_batches(n: int, at_most: int, devices: parallel.Devices) -> Iterator[n
         yield np.where(indices < n, indices, 0).astype(np.int32)
 
 
-def _unsharded(shards: Array) -> np.ndarray:
-    """[devices, b / devices, k] as [b, k]."""
-    return np.asarray(shards).reshape(-1, shards.shape[-1])
+def _joined(parts: Sequence[Array | np.ndarray], devices: parallel.Devices) -> np.ndarray:
+    """The rows of all batches, whose shards are [devices, b / devices, k] each, as [n, k]."""
+    rows = np.stack([np.asarray(part).reshape(-1, part.shape[-1]) for part in parts])
+    return devices.gather(rows, axis=1).reshape(-1, rows.shape[-1])
 
 
 def summarize(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments import lines
 from experiments.trackers import Tracker
-from kdjax import files
+from kdjax import files, processes
 
 
 class Bar:
@@ -78,7 +79,8 @@ class PhaseLog:
         kept = [row for row in read_metrics(self._path) if row["step"] <= start]
         self.evaluations = [row for row in kept if _is_evaluation(row)]
         files.write(self._path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-        self._file = open(self._path, "a")  # noqa: SIM115
+        # Of several processes only the first one writes.
+        self._file = open(self._path if processes.is_main() else os.devnull, "a")  # noqa: SIM115
         self._trackers = trackers
         self._name, self._total, self._bar = name, total, bar
 
@@ -120,6 +122,8 @@ class PhaseLog:
 
     def picture(self, step: int, image: np.ndarray) -> None:
         """Keeps a picture, uint8 [h, w, c], and shows all that are kept below each other."""
+        if not processes.is_main():
+            return
         folder = self._folder / "pictures"
         folder.mkdir(exist_ok=True)
         files.write(folder / f"{step:08d}.png", _png(image))

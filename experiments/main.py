@@ -8,6 +8,14 @@ their parameters, multiply-adds, steps and an estimate of their time, and nothin
 A config may lie anywhere, and `configs/NAME.py` is that of kdjax where there is no such file;
 methods, models and data sets in modules beside it can be named as `module:name`. A teacher from
 another run whose model is such a one, and not in the config, needs `--trust=module`.
+
+Several processes train together, each on its share of every batch, and process 0 writes. The run
+folder must be one that all of them see. With SLURM, MPI or Kubernetes,
+
+    srun python -m experiments.main --distributed --config=configs/NAME.py ...
+
+and elsewhere `--coordinator_address=HOST:PORT --num_processes=N --process_id=I` in place of
+`--distributed`; `python -m experiments.launch` starts several on one machine.
 """
 
 import os
@@ -21,7 +29,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import cli, legacy, own_code, usage
-from kdjax import host
+from kdjax import host, processes
 from kdjax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File with get_config(argument).")
@@ -32,12 +40,40 @@ _WORKDIR = flags.DEFINE_string(
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "List the phases with their cost, after a few steps of each, and stop."
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes that SLURM, MPI or Kubernetes has started."
+)
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of process 0, for several processes."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+
+
+def connect() -> None:
+    """Connects this process with the others that the flags tell of.
+
+    Raises:
+      UserError: if some of the flags are missing, or no connection is made.
+    """
+    given = (_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if all(value is None for value in given):
+        if _DISTRIBUTED.value:
+            processes.start()
+        return
+    if None in given or _DISTRIBUTED.value:
+        raise UserError(
+            "coordinator_address, num_processes and process_id are given together, without "
+            "distributed"
+        )
+    processes.start(*given)
 
 
 def main() -> None:
     """Runs the config of the flags."""
     from experiments import dry_run, lines, run, workdir
 
+    connect()
     own_code.allow()
     config = run.resolve(_CONFIG.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
@@ -51,7 +87,10 @@ def main() -> None:
     if _DRY_RUN.value:
         dry_run.dry_run(config, folder, console)
         return
-    command = shlex.join(["python", "-m", "experiments.main", *sys.argv[1:]])
+    # What a process is told of the others is no part of what was run.
+    told = re.compile(r"--?(coordinator_address|num_processes|process_id)=")
+    given = [argument for argument in sys.argv[1:] if not told.match(argument)]
+    command = shlex.join(["python", "-m", "experiments.main", *given])
     run.run(config, folder, console, command=command)
 
 

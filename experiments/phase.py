@@ -20,7 +20,7 @@ from experiments.objective import LogitTerms
 from experiments.plan import Ensemble, Load, Plan, Train
 from experiments.running import RunningMember
 from experiments.train_loop import ADVICE, Diverged, TrainLoop
-from kdjax import checkpoint, files, networks
+from kdjax import checkpoint, files, networks, processes
 from kdjax.networks import TrainedNetwork
 from kdjax.types import TrainState, Variables
 
@@ -86,7 +86,8 @@ def run_phase(
         evaluator = Evaluator(plan.network, plan.data.image_size, plan.devices)
         if isinstance(plan.action, Load):
             variables = plan.action.trained.variables
-            running[0].checkpoints.save(0, TrainState.of_variables(variables), {})
+            if processes.is_main():
+                running[0].checkpoints.save(0, TrainState.of_variables(variables), {})
             placed = plan.devices.replicate(variables)
             return _finish(running[0], plan, described, placed, 0, "", (), evaluator, Clock())
         loop = TrainLoop(running, plan, evaluator=evaluator, console=console, stop=stop)
@@ -120,7 +121,11 @@ def _open(
         folder = workdir / member.name
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         files.write_json(folder / "network.json", described)
-        stored = checkpoint.Checkpoints(folder / "checkpoints", keep_best=_keeps_best(plan))
+        stored = checkpoint.Checkpoints(
+            folder / "checkpoints",
+            keep_best=_keeps_best(plan),
+            read_only=not processes.is_main(),
+        )
         opened.callback(stored.close)
         running.append(
             RunningMember(
@@ -217,10 +222,12 @@ def _finish(
     one.checkpoints.wait()
     selected = step
     if _keeps_best(plan):
-        selected = one.checkpoints.best_step() or step
-        arrays, _ = one.checkpoints.read(selected)
-        best = networks.student_variables(arrays, plan.network, described, one.folder)
-        variables = plan.devices.replicate(best)
+        best = jax.device_get(variables)
+        if processes.is_main():
+            selected = one.checkpoints.best_step() or step
+            arrays, _ = one.checkpoints.read(selected)
+            best = networks.student_variables(arrays, plan.network, described, one.folder)
+        variables = plan.devices.replicate(processes.broadcast(best))
     result: dict[str, Any] = {
         "model": networks.title(described["model"], plan.network),
         "parameters": networks.count_parameters(variables),

@@ -64,7 +64,7 @@ class Batched:
 
     def __init__(self, function: Callable[..., Any], variables: Any):
         """Takes a function of the variables and of batches; it has no sums over examples."""
-        self._devices = parallel.Devices(jax.local_devices())
+        self._devices = parallel.Devices.local()
         self._function = jax.jit(function)
         self._variables = self._devices.replicate(variables)
 

@@ -1,5 +1,6 @@
 """A run: from the config to a list of phases, and from these to summary.json."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from experiments.members import Member, expand, kept
 from experiments.phase import run_phase
 from experiments.plan import Ensemble, Plan, Train, plan_all
 from experiments.train_loop import Diverged
-from kdjax import files, networks, train
+from kdjax import files, networks, processes, train
 from kdjax.networks import TrainedNetwork
 from kdjax.types import UserError
 
@@ -161,7 +162,8 @@ def run(
         return _show_finished(config, workdir, console)
     plans, from_elsewhere = plan_all(config)
     workdir.mkdir(parents=True, exist_ok=True)
-    with workdirs.locked(workdir), cli.stop_signals() as stop:
+    lock = workdirs.locked(workdir) if processes.is_main() else contextlib.nullcontext()
+    with lock, cli.stop_signals() as stop:
         files.write_json(workdir / "config.json", config.to_dict())
         device = plans[0].devices.description
         lines.show(f"run folder {workdir}, {device}", console)
@@ -176,10 +178,13 @@ def run(
             "phases": progress.results,
         }
         for plan in plans:
-            if (signal_number := stop()) is not None:
+            if (signal_number := processes.broadcast_json(stop())) is not None:
                 raise Interrupted(signal_number)
             _run_members(plan, progress, workdir, console, stop)
-            report.write(summary, workdir)
+            if processes.is_main():
+                report.write(summary, workdir)
+            # What one phase has written is read by the next.
+            processes.barrier()
         if not progress.failed:
             files.write_json(summary_file, summary)
     report.show(summary, console)
@@ -220,9 +225,12 @@ def _run_members(
 ) -> None:
     """Runs the members of a phase that are not finished, together, until all of them are."""
     waiting = []
+    finished_before = processes.broadcast_json(
+        [one.name for one in plan.members if (workdir / one.name / "result.json").exists()]
+    )
     for member in plan.members:
         folder = workdir / member.name
-        if (folder / "result.json").exists():
+        if member.name in finished_before:
             progress.record(member, stored.result(folder))
             progress.take(plan, member, workdir)
             lines.show(f"{member.name} is finished", console)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from experiments import earlier, lines
@@ -16,7 +17,7 @@ from experiments.data import PhaseSplit
 from experiments.evaluation import Comparison, Evaluator
 from experiments.members import Member, kept
 from experiments.plan import Plan, Train
-from kdjax import checkpoint, files, heads, parallel
+from kdjax import checkpoint, files, heads, parallel, processes
 from kdjax.networks import TrainedNetwork
 from kdjax.types import Array, TrainState, UserError, Variables
 
@@ -80,6 +81,8 @@ class RunningMember:
 
     def keep(self, epoch: str, variables: Variables) -> None:
         """Keeps the network of this moment in a folder of its own, beside the member's."""
+        if not processes.is_main():
+            return
         folder = self.folder.with_name(kept(self.member.name, epoch))
         folder.mkdir(exist_ok=True)
         files.write_json(folder / "network.json", self.described)
@@ -114,6 +117,8 @@ class Saver:
         scores: Sequence[float | None] | None = None,
     ) -> None:
         """Starts saving the states of these members, as of `step`."""
+        if not processes.is_main():
+            return
         with self._clock.spend("checkpoints"):
             for i in which:
                 one = self._running[i]
@@ -135,7 +140,10 @@ class Saver:
 def restore_or_init(
     running: Sequence[RunningMember], plan: Plan, action: Train, console: Console
 ) -> tuple[Sequence[TrainState], Clock]:
-    """The members' states on the devices, from their checkpoints if there are any."""
+    """The members' states on the devices, from their checkpoints if there are any.
+
+    Several processes take those of the first one.
+    """
     init = jax.jit(action.task.init, compiler_options=parallel.fast_compile_options())
     arguments = [
         (one.key, tuple(t.variables for t in one.teachers.values()), one.init_variables)
@@ -143,9 +151,14 @@ def restore_or_init(
     ]
     # Without the given variables, whose head may be another.
     like = jax.eval_shape(init, *arguments[0][:2], None)
-    restored = _restore([one.checkpoints for one in running], like, console)
-    if restored:
-        states, extras = zip(*restored, strict=True)
+    restored = []
+    if processes.is_main():
+        restored = _restore([one.checkpoints for one in running], like, console)
+    extras = processes.broadcast_json([extra for _, extra in restored])
+    states: tuple[TrainState, ...]
+    if extras:
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+        states = tuple(state for state, _ in restored) or (zeros,) * len(running)
         for one, extra in zip(running, extras, strict=True):
             one.sums, one.summed_steps = extra["sums"], extra["steps_summed"]
         clock = Clock(len(running), **extras[0]["clock"])
@@ -167,7 +180,7 @@ def restore_or_init(
                 )
                 for state, one in zip(states, running, strict=True)
             )
-    return tuple(plan.devices.replicate(state) for state in states), clock
+    return tuple(plan.devices.replicate(processes.broadcast(state)) for state in states), clock
 
 
 def _with_own_head(

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from kdjax import checkpoint, files
+from kdjax import checkpoint, files, processes
 from kdjax.types import Network, UserError, Variables, first_line
 
 # A file holds so many steps.
@@ -20,7 +20,9 @@ Rows = tuple[np.ndarray, ...]
 
 
 def check(folder: str) -> None:
-    """Raises UserError if a cache cannot be in a folder."""
+    """Raises UserError if a cache cannot be in a folder, or there are several processes."""
+    if folder and processes.count() > 1:
+        raise UserError(f"teacher_cache works in one process, and there are {processes.count()}")
     first = next((one for one in (Path(folder), *Path(folder).parents) if one.exists()), None)
     if folder and first is not None and not first.is_dir():
         raise UserError(f"teacher_cache is {folder!r}: {str(first)!r} is not a folder")

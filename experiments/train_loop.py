@@ -22,7 +22,7 @@ from experiments.plan import Plan, Train
 from experiments.profile import Profiler
 from experiments.running import RunningMember, Saver, restore_or_init
 from experiments.tasks import StepInputs, Task
-from kdjax import parallel
+from kdjax import parallel, processes
 from kdjax.optimizers import schedule_position
 from kdjax.types import TrainState, UserError
 
@@ -108,7 +108,8 @@ class TrainLoop:
           Interrupted: when asked to stop, after saving.
         """
         with contextlib.ExitStack() as opened:
-            profiler = Profiler(self._plan.settings.profile, self._running[0].folder)
+            profiled = self._plan.settings.profile if processes.is_main() else ""
+            profiler = Profiler(profiled, self._running[0].folder)
             opened.callback(profiler.close)
             bar = self._open_logs(opened)
             calls = _Calls.of(self._plan, self._action.task.eval_every, self._total)
@@ -135,8 +136,10 @@ class TrainLoop:
                     jax.block_until_ready(metrics)
                     compiled, lap_start = True, self._step
                     self._clock.start_lap()
-                signal_number = self._stop()
                 evaluate, log = calls.evaluation_due(self._step), calls.log_due(self._step)
+                # Several processes have to agree, which takes time, and stop where rows are due.
+                due = evaluate or log or processes.count() == 1
+                signal_number = processes.broadcast_json(self._stop()) if due else None
                 if not (evaluate or log or signal_number is not None):
                     continue
                 self._add_up()
@@ -168,8 +171,9 @@ class TrainLoop:
         opened.callback(bar.close)
         for one in self._running:
             opened_trackers = trackers.start(
-                self._plan.settings.trackers, one.folder, self._step, self._plan.config.to_dict()
-            )
+                self._plan.settings.trackers if processes.is_main() else (),
+                one.folder, self._step, self._plan.config.to_dict(),
+            )  # fmt: skip
             log = PhaseLog(
                 one.folder, name=one.member.name, **where, bar=bar, trackers=opened_trackers
             )

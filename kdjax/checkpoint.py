@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers
 
+from kdjax import processes
 from kdjax.types import PyTree, UserError, first_line
 
 _TRASH, _DAMAGED = "_trash", "_damaged"
@@ -51,28 +52,35 @@ class Checkpoints:
         self._folder = Path(folder).absolute()
         self._keep_best, self._read_only = keep_best, read_only
         if not read_only:
+            self._folder.mkdir(parents=True, exist_ok=True)
             # Left behind by an interrupted deletion.
             shutil.rmtree(self._folder / _TRASH, ignore_errors=True)
         self.set_aside = [] if read_only else self._set_aside_damaged()
         policies: list[Any] = [checkpoint_managers.LatestN(2)]
-        best: dict[str, Any] = {}
+        more: dict[str, Any] = {}
         if keep_best:
             score = lambda metrics: metrics["score"]  # noqa: E731
-            best = {"best_fn": score, "best_mode": "max"}
+            more = {"best_fn": score, "best_mode": "max"}
             policies.append(
                 checkpoint_managers.BestN(
                     get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
                 )
             )
+        if processes.count() > 1:
+            # Orbax would wait for the others, which hold the same state and write nothing.
+            me = processes.index()
+            more["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+                primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+            )
         options = ocp.CheckpointManagerOptions(
-            create=not read_only,
+            create=False,
             read_only=read_only,
             save_interval_steps=0 if read_only else 1,
             cleanup_tmp_directories=not read_only,
             todelete_subdir=None if read_only else _TRASH,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             enable_async_checkpointing=not read_only,
-            **best,
+            **more,
         )
         try:
             with _quiet():

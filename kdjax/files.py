@@ -1,4 +1,7 @@
-"""Files that are written as a whole: neither a reader nor a killed run leaves half of one."""
+"""Files that are written as a whole: neither a reader nor a killed run leaves half of one.
+
+Of several processes only the first one writes (`kdjax.processes`).
+"""
 
 import json
 import math
@@ -6,15 +9,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+from kdjax import processes
 from kdjax.types import UserError, first_line
 
 
 def write(path: Path, content: bytes) -> None:
-    """Replaces a file as a whole.
+    """Replaces a file as a whole; in a process that is not the first one, does nothing.
 
     Raises:
       UserError: if it cannot be written.
     """
+    if not processes.is_main():
+        return
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:

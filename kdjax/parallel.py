@@ -3,6 +3,8 @@
 A batch of b images is split over the devices in equal, contiguous shards; state,
 teachers and resident data are replicated. Means over shards are averaged with
 `pmean`, so a run depends on the number of devices only through the order of a sum.
+The devices may be those of several processes (`kdjax.processes`), each of which has the
+rows of the batch that its own devices take.
 """
 
 import contextlib
@@ -17,6 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from kdjax import processes
 from kdjax.types import Array, PyTree, UserError
 
 AXIS = "batch"
@@ -97,25 +100,50 @@ class Devices:
         """Takes the devices to use, in order."""
         self.devices = list(devices)
         self.mesh = Mesh(np.array(self.devices), (AXIS,))
-        self._replicated = NamedSharding(self.mesh, PartitionSpec())
+        self._processes = sorted({device.process_index for device in self.devices})
+        # Programs take and return arrays on the devices of their own process.
+        own = [one for one in self.devices if one.process_index == processes.index()]
+        self._count = len(own)
+        self._replicated = NamedSharding(Mesh(np.array(own), (AXIS,)), PartitionSpec())
 
     @classmethod
     def dividing(cls, size: int, at_most: int = 0) -> "Devices":
         """As many devices as possible such that their number divides the batch size.
+
+        Every process has the same number of them.
 
         Args:
           size: batch size, in examples.
           at_most: the most devices to use; 0 for all available.
 
         Raises:
-          UserError: if `at_most` is negative or exceeds the number available.
+          UserError: if `at_most` is negative or exceeds the number available, or the processes
+            cannot share a batch.
         """
-        available = jax.local_devices()
+        available = jax.devices()
         if not 0 <= at_most <= len(available):
             raise UserError(f"devices is {at_most}: there are {len(available)}, and 0 uses all")
-        limit = at_most or len(available)
-        count = max(n for n in range(1, limit + 1) if size % n == 0)
-        return cls(available[:count])
+        limit, processes_count = at_most or len(available), processes.count()
+        per_process = len(available) // processes_count
+        counts = [
+            n
+            for n in range(1, min(per_process, limit // processes_count) + 1)
+            if size % (n * processes_count) == 0
+        ]
+        if not counts:
+            raise UserError(
+                f"{processes_count} processes with at most {limit} devices cannot share batches "
+                f"of {size}: the batch must be a multiple of the processes, each with a device"
+            )
+        of_process: dict[int, list[jax.Device]] = {}
+        for device in available:
+            of_process.setdefault(device.process_index, []).append(device)
+        return cls([one for i in sorted(of_process) for one in of_process[i][: max(counts)]])
+
+    @classmethod
+    def local(cls) -> "Devices":
+        """All devices of this process, which computes by itself with them."""
+        return cls(jax.local_devices())
 
     def __len__(self) -> int:
         return len(self.devices)
@@ -133,9 +161,11 @@ class Devices:
 
     @property
     def description(self) -> str:
-        """A human-readable description: `cpu x4`, `NVIDIA H100 80GB HBM3`."""
+        """A human-readable description: `cpu x4`, `NVIDIA H100 80GB HBM3 x8, 2 processes`."""
         kind = self.devices[0].device_kind
-        return kind if len(self) == 1 else f"{kind} x{len(self)}"
+        number = f" x{len(self)}" if len(self) > 1 else ""
+        of = f", {len(self._processes)} processes" if len(self._processes) > 1 else ""
+        return f"{kind}{number}{of}"
 
     @property
     def memory(self) -> int:
@@ -153,9 +183,29 @@ class Devices:
         """
         return jax.device_put(tree, self._replicated)
 
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which part of a batch is this process's, and of how many parts."""
+        return self._processes.index(processes.index()), len(self._processes)
+
+    def own(self, array: np.ndarray, axis: int = 0) -> np.ndarray:
+        """This process's rows of a batch: [..., b, ...] -> [..., b / processes, ...]."""
+        i, n = self.share
+        return np.split(array, n, axis)[i]
+
     def shard(self, array: np.ndarray, axis: int = 0) -> np.ndarray:
-        """Splits `axis`: [..., b, ...] -> [devices, ..., b / devices, ...]."""
-        return np.stack(np.split(array, len(self), axis))
+        """Splits this process's rows over its devices.
+
+        `axis` is split: [..., b, ...] -> [devices, ..., b / devices, ...], with the numbers of
+        rows and devices of this process.
+        """
+        return np.stack(np.split(array, self._count, axis))
+
+    def gather(self, array: np.ndarray, axis: int = 0) -> np.ndarray:
+        """The rows of all processes: the inverse of `own`."""
+        if len(self._processes) == 1:
+            return array
+        return np.concatenate(list(processes.gather(array)), axis)
 
     def map(
         self,
@@ -169,7 +219,7 @@ class Devices:
         Args:
           fn: a function of positional arguments.
           in_axes: for each argument, or part of it, 0 if it is sharded (`shard`), None if
-            replicated.
+            replicated. Sharded outputs are those of this process.
           out_axes: likewise for the outputs. Replicated outputs must be equal on all devices
             (averaged with `pmean`); this is not checked.
           **kwargs: further arguments of `jax.pmap`.
@@ -191,8 +241,10 @@ def spread(tree: PyTree) -> PyTree:
     The program is not written for several devices, so this is for work without sums over
     axis 0.
     """
-    devices = Devices.dividing(len(jax.tree.leaves(tree)[0]))
-    return jax.device_put(tree, NamedSharding(devices.mesh, PartitionSpec(AXIS)))
+    size, available = len(jax.tree.leaves(tree)[0]), jax.local_devices()
+    count = max(n for n in range(1, len(available) + 1) if size % n == 0)
+    mesh = Mesh(np.array(available[:count]), (AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
 def index(axis_name: str | None) -> Array | int:

@@ -183,7 +183,7 @@ class DataFree:
     def make_step(self, inputs: StepInputs, start: int) -> RunSteps:
         """See `Task.make_step`."""
         pseudo_batches = make_step(self.adversary, self.devices)
-        line = np.arange(self.batch_size, dtype=np.int32)
+        line = self.devices.own(np.arange(self.batch_size, dtype=np.int32))
 
         def run_member(member: int, state: Any, step: int, count: int) -> tuple[Any, Any]:
             teacher_variables = parallel.for_member(inputs.teacher_variables, member)

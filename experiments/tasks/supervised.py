@@ -417,7 +417,9 @@ class Supervised:
     def _batch(self, stream: Iterator[Any], count: int) -> Any:
         """The next `count` batches, stacked and cut into shards."""
         parts = [next(stream) for _ in range(count)]
-        return jax.tree.map(lambda *x: self.devices.shard(np.stack(x), axis=1), *parts)
+        return jax.tree.map(
+            lambda *x: self.devices.shard(self.devices.own(np.stack(x), axis=1), axis=1), *parts
+        )
 
     def _synchronized(self, network: Network) -> Network:
         """The teacher with batch norm over all devices, if the phase wants that.

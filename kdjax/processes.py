@@ -1,0 +1,97 @@
+"""Several processes that train together, on one machine or on many.
+
+JAX's own runtime (`jax.distributed`) connects them. Every process runs the same program on its
+share of each batch, and holds the same state. Process 0 alone writes, and what it has read from a
+checkpoint is sent to the others, so that all of them go on from the same bits.
+"""
+
+import json
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from kdjax.types import PyTree, UserError, first_line
+
+T = TypeVar("T")
+
+# A process that is gone is noticed after the first; one that waits for it leaves after the second.
+_HEARTBEAT_SECONDS, _SHUTDOWN_SECONDS = 10, 5
+
+
+def start(address: str | None = None, number: int | None = None, index: int | None = None) -> None:
+    """Connects this process with the others. Call it before JAX is first used.
+
+    Without arguments, the runtime finds them where SLURM, MPI or Kubernetes has started the
+    processes.
+
+    Args:
+      address: host and port of process 0, `HOST:PORT`, the same in all processes.
+      number: of processes.
+      index: of this process, from 0.
+
+    Raises:
+      UserError: if nothing is found, or no connection is made.
+    """
+    try:
+        jax.distributed.initialize(
+            address, number, index,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+        )  # fmt: skip
+    except (RuntimeError, ValueError, TypeError) as error:
+        where = f"process {index} of {number} at {address}" if address else "processes"
+        raise UserError(f"{where} cannot be connected: {first_line(error)}") from None
+
+
+def count() -> int:
+    """The number of processes; JAX is not started for it."""
+    return jax.process_count() if jax.distributed.is_initialized() else 1
+
+
+def index() -> int:
+    """The index of this process."""
+    return jax.process_index() if jax.distributed.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """Whether this is process 0, which writes."""
+    return index() == 0
+
+
+def barrier() -> None:
+    """Returns when all processes have called it."""
+    if count() > 1:
+        multihost_utils.sync_global_devices("kdjax")
+
+
+def broadcast(tree: PyTree) -> PyTree:
+    """The arrays of process 0, in host memory; a single process keeps its own.
+
+    Args:
+      tree: arrays of the same shapes and types in all processes.
+    """
+    return multihost_utils.broadcast_one_to_all(jax.device_get(tree)) if count() > 1 else tree
+
+
+def broadcast_json(value: T) -> T:
+    """The value of process 0, which can be written as JSON."""
+    if count() == 1:
+        return value
+    content = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    # Arrays that are broadcast are of the same length everywhere.
+    length = int(broadcast(np.int32(len(content))))
+    padded = np.zeros(length, np.uint8)
+    if is_main():
+        padded[:] = content
+    found: T = json.loads(broadcast(padded).tobytes().decode())
+    return found
+
+
+def gather(array: np.ndarray) -> np.ndarray:
+    """The arrays of all processes, of one shape, in order: [...] -> [processes, ...]."""
+    if count() == 1:
+        return array[None]
+    gathered: Any = multihost_utils.process_allgather(array)
+    return np.asarray(gathered).reshape(count(), *array.shape)
