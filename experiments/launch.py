@@ -27,6 +27,8 @@ from kdjax.types import UserError
 # Seconds that the others have to end by themselves, and then to end when asked.
 _GRACE = 2.0
 _POLL = 0.1
+# Exit statuses of a process that was asked to stop, and has.
+_STOPPED = {128 + signal.SIGTERM, 128 + signal.SIGINT}
 _PR_SET_PDEATHSIG = 1
 
 
@@ -127,16 +129,16 @@ def supervise(processes: Sequence[Process]) -> int:
     """Waits for processes, and ends all of them soon after one has failed.
 
     Returns:
-      The exit status of the run, which is that of the first one that failed.
+      The exit status of the run, which is that of the first one that failed, if one has.
     """
     while True:
         statuses = [one.running.poll() for one in processes]
-        failed = [i for i, status in enumerate(statuses) if status]
+        failed = [i for i, status in enumerate(statuses) if status and status not in _STOPPED]
         if failed or None not in statuses:
             break
         time.sleep(_POLL)
     if not failed:
-        return 0
+        return max(status or 0 for status in statuses)
     for number in (signal.SIGTERM, signal.SIGKILL):
         end = time.monotonic() + _GRACE
         while time.monotonic() < end and any(one.running.poll() is None for one in processes):

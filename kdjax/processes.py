@@ -16,8 +16,8 @@ from kdjax.types import PyTree, UserError, first_line
 
 T = TypeVar("T")
 
-# A process that is gone is noticed after the first; one that waits for it leaves after the second.
-_HEARTBEAT_SECONDS, _SHUTDOWN_SECONDS = 10, 5
+# After which a process that is gone is noticed.
+_HEARTBEAT_SECONDS = 10
 
 
 def start(address: str | None = None, number: int | None = None, index: int | None = None) -> None:
@@ -36,10 +36,8 @@ def start(address: str | None = None, number: int | None = None, index: int | No
     """
     try:
         jax.distributed.initialize(
-            address, number, index,
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
-        )  # fmt: skip
+            address, number, index, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
+        )
     except (RuntimeError, ValueError, TypeError) as error:
         where = f"process {index} of {number} at {address}" if address else "processes"
         raise UserError(f"{where} cannot be connected: {first_line(error)}") from None

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import parallel
+from kdjax import parallel, processes
 from kdjax.types import UserError
 
 
@@ -161,3 +161,20 @@ def test_a_call_makes_many_steps_except_on_the_cpu(monkeypatch):
     assert parallel.default_steps_per_call(devices) == 1
     monkeypatch.setattr(parallel.Devices, "on_cpu", False)
     assert parallel.default_steps_per_call(devices) == 32
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with pytest.raises(
+        UserError, match="2 processes with at most 2 devices cannot share batches of 33"
+    ):
+        parallel.Devices.dividing(33)
+    with pytest.raises(UserError, match="with at most 1 devices"):
+        parallel.Devices.dividing(32, at_most=1)
+
+
+def test_a_process_has_all_rows_if_it_is_alone():
+    devices, rows = parallel.Devices.local(), np.arange(12).reshape(6, 2)
+    assert devices.share == (0, 1)
+    np.testing.assert_array_equal(devices.own(rows), rows)
+    np.testing.assert_array_equal(devices.gather(rows), rows)

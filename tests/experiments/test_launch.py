@@ -76,6 +76,12 @@ def test_all_of_them_may_end_well():
     assert launch.supervise([stand_in(""), stand_in("")]) == 0
 
 
+def test_one_that_was_asked_to_stop_waits_for_the_others_to_save():
+    saving = stand_in(f"import time; time.sleep({2 * launch._GRACE}); raise SystemExit(143)")
+    assert launch.supervise([saving, stand_in("raise SystemExit(143)")]) == 143
+    assert saving.running.returncode == 143
+
+
 def run(*arguments):
     """A run on two processes with one device each."""
     flags = os.environ["XLA_FLAGS"].replace("device_count=2", "device_count=1")
