@@ -16,8 +16,9 @@ from kdjax.types import PyTree, UserError, first_line
 
 T = TypeVar("T")
 
-# After which a process that is gone is noticed.
-_HEARTBEAT_SECONDS = 10
+# After which a process that gives no sign of life is taken for gone. On a machine that is short of
+# processor time ten have been too few.
+_HEARTBEAT_SECONDS = 30
 
 
 def start(address: str | None = None, number: int | None = None, index: int | None = None) -> None:
