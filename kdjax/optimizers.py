@@ -12,7 +12,7 @@ NAMES = ("adadelta", "adafactor", "adam", "adamw", "dot", "sgd")
 DECAY_MASKS = ("all", "kernels")
 
 
-class DistillationOriented(optax.GradientTransformationExtraArgs):
+class DistillationOriented(optax.GradientTransformationExtraArgs):  # type: ignore[misc]
     """An optimiser whose `update(grad, state, params, shared=...)` takes `kdjax.types.Separated`.
 
     `shared` has a bool for each array of `params`, or array of bools: whether both parts of the
