@@ -277,7 +277,11 @@ def test_every_optimizer_reduces_a_quadratic(name):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("sdg", {}, "unknown optimizer 'sdg': choose from adadelta, adafactor, adam, adamw, dot"),
+        (
+            "sdg",
+            {},
+            "unknown optimizer 'sdg': choose from adadelta, adafactor, adam, adamw, dot, sgd",
+        ),
         ("dot", {"delta": 0.2}, "delta of dot is 0.2 and its momentum 0.9: momentum - delta and"),
         ("dot", {"momentum": 0.0}, "delta of dot is 0.075 and its momentum 0.0: momentum - delta"),
         ("sgd", {"decay_mask": "biases"}, "unknown decay_mask 'biases': choose from all, kernels"),
