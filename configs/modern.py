@@ -41,6 +41,7 @@ class Row(NamedTuple):
       term: changes to the method's term in the objective.
       terms: further changes to it, by pair.
       budgets: how its students are trained, by pair, where it is not as the others are.
+      optimizer: changes to the optimiser of its students.
     """
 
     label: str
@@ -49,6 +50,7 @@ class Row(NamedTuple):
     term: Mapping[str, Any] = {}
     terms: Mapping[Pair, Mapping[str, Any]] = {}
     budgets: Mapping[Pair, Budget] = {}
+    optimizer: Mapping[str, Any] = {}
 
 
 _NETWORKS = {
@@ -60,7 +62,7 @@ _MLKD = {pair: Budget(2.0, 0.5) for pair in PAIRS} | {_SHUFFLENET: Budget(4.0, 1
 # Of the networks, KD, DKD, DIST, TTM and WTTM as in TTM's README (zkxufo/TTM); DIST's own are the
 # same where it has them. Of MLKD, CTKD and all that is standardised, and of DKD, in that of logit
 # standardisation (sunshangquan/logit-standardization-KD), with temperatures and weights from the
-# names of its logs. Of NKD and SDD as SDD's, of SimKD its own.
+# names of its logs. Of NKD and SDD as SDD's, of SimKD its own, of DOT mdistiller's.
 ROWS = {
     "kd": Row("KD", "kd", ("70.66", "73.33", "74.92", "74.45")),
     "dkd": Row("DKD", "dkd", ("71.97", "76.32", "76.24", "77.07")),
@@ -92,6 +94,7 @@ ROWS = {
     "ctkd": Row("CTKD", "ctkd", ("71.19", "73.39", "75.45", "75.37")),
     "sdd": Row("SDD", "sdd", ("", "", "", "76.67")),
     "simkd": Row("SimKD", "simkd", ("", "78.08", "", "")),
+    "kd_dot": Row("KD + DOT", "kd", ("", "75.12", "", "75.55"), optimizer={"name": "dot"}),
 }  # fmt: skip
 
 
@@ -167,6 +170,7 @@ def _add(config: ConfigDict, name: str, pair: Pair, *, protocol: str, **changes:
     """Adds the student of a row and a pair, a phase with the row's name and the pair's."""
     row = ROWS[name]
     suffix = f"{name.removeprefix(row.method)}_{pair[0]}_{pair[1]}"
+    changes["optimizer"] = {**changes.get("optimizer", {}), **row.optimizer}
     add_methods(config, [row.method], suffix=suffix, protocol=protocol, **changes)
     phase = config.phases[row.method + suffix]
     phase.objective[row.method].update({**row.term, **row.terms.get(pair, {})})

@@ -137,8 +137,13 @@ _IMAGES: Keys = {
 OPTIMIZER: Keys = {
     "name": Key("sgd", Choice(optimizers.NAMES), "Of the optimiser."),
     "learning_rate": Key(0.1, NOT_NEGATIVE, "After the warm-up."),
-    "momentum": Key(0.9, Number(0, 1, below=True), "Of SGD and Adafactor; Adam's beta_1."),
-    "nesterov": Key(False, Flag(), "Nesterov momentum, of SGD, Adam and AdamW."),
+    "momentum": Key(0.9, Number(0, 1, below=True), "Of SGD, DOT and Adafactor; Adam's beta_1."),
+    "nesterov": Key(False, Flag(), "Nesterov momentum, of SGD, DOT, Adam and AdamW."),
+    "delta": Key(
+        0.075, Number(0, 1, below=True),
+        "Of DOT: by how much the momentum of the distillation's gradient is above `momentum`, and "
+        "that of cross-entropy's below.",
+    ),
     "weight_decay": Key(5e-4, NOT_NEGATIVE, "0 for none."),
     "decoupled": Key(
         False, Flag(), "Weight decay beside the gradient's moments instead of an L2 penalty."
@@ -147,7 +152,7 @@ OPTIMIZER: Keys = {
     "grad_clip_norm": Key(
         0.0, NOT_NEGATIVE, "Global norm to which gradients are clipped; 0 does not clip."
     ),
-}
+}  # fmt: skip
 
 SCHEDULE: Keys = {
     "name": Key("cosine", Choice(schedules.NAMES), "Of the learning rate."),

@@ -41,6 +41,7 @@ _ADDED: dict[str, Any] = {
     "keep": [],
     "train_eval_images": 0,
     "compared_with": [],
+    "optimizer": {"delta": 0.075},
     "schedule": {"horizon": 0.0, "num_stairs": 0},
     "shots_per_seed": False,
     "subset": {"parts": 1, "part": [], "seed": 0, "examples": 0, "per_class": []},

@@ -1,6 +1,7 @@
 """What is known of a function from its jaxpr alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.extend.core as jcore
@@ -9,31 +10,37 @@ from kdjax.types import Array, PyTree, UserError
 
 
 def dependencies(
-    function: Callable[[PyTree], Array], inputs: PyTree
+    function: Callable[[PyTree], PyTree], inputs: PyTree
 ) -> tuple[PyTree, frozenset[str]]:
-    """What a function depends on.
+    """What each array that a function returns depends on.
 
     Follows the uses back through the function's jaxpr, so the answer is known when a step is
     compiled and does not depend on any value. Nothing is computed.
 
     Returns:
-      A tree of bools, by which of the inputs' leaves the function can be differentiated: those
-      that are used other than through `stop_gradient`; and the names of the intermediate values
-      that are used in any way, where `jax.ad_checkpoint.checkpoint_name` has named them.
+      In place of each array a tree of bools, by which of the inputs' leaves it can be
+      differentiated: those that are used other than through `stop_gradient`; and the names of the
+      intermediate values that any of them uses in any way, where
+      `jax.ad_checkpoint.checkpoint_name` has named them.
     """
-    jaxpr = jax.make_jaxpr(function)(inputs).jaxpr
-    needed, differentiable = (set(map(id, jaxpr.outvars)) for _ in range(2))
-    names = set()
-    for equation in reversed(jaxpr.eqns):
-        outputs, name = set(map(id, equation.outvars)), equation.primitive.name
-        if needed & outputs:
-            needed.update(map(id, equation.invars))
-            if name == "name":
-                names.add(equation.params["name"])
-        if differentiable & outputs and name != "stop_gradient":
-            differentiable.update(map(id, equation.invars))
-    trained = [id(var) in differentiable for var in jaxpr.invars]
-    return jax.tree.unflatten(jax.tree.structure(inputs), trained), frozenset(names)
+    closed, outputs = jax.make_jaxpr(function, return_shape=True)(inputs)
+    jaxpr, names = closed.jaxpr, set()
+
+    def follow(output: Any) -> PyTree:
+        needed, differentiable = {id(output)}, {id(output)}
+        for equation in reversed(jaxpr.eqns):
+            results, name = set(map(id, equation.outvars)), equation.primitive.name
+            if needed & results:
+                needed.update(map(id, equation.invars))
+                if name == "name":
+                    names.add(equation.params["name"])
+            if differentiable & results and name != "stop_gradient":
+                differentiable.update(map(id, equation.invars))
+        trained = [id(var) in differentiable for var in jaxpr.invars]
+        return jax.tree.unflatten(jax.tree.structure(inputs), trained)
+
+    followed = [follow(output) for output in jaxpr.outvars]
+    return jax.tree.unflatten(jax.tree.structure(outputs), followed), frozenset(names)
 
 
 def split_at(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from kdjax import metrics as batch_metrics
-from kdjax import parallel, updates
+from kdjax import optimizers, parallel, updates
 from kdjax.data import batches, seen, views
 from kdjax.data.views import Views
 from kdjax.jaxprs import dependencies
@@ -26,6 +26,7 @@ from kdjax.types import (
     Network,
     Outputs,
     PyTree,
+    Separated,
     TeacherInputs,
     TrainState,
     UserError,
@@ -189,7 +190,8 @@ def make_train_step(
       student: the network to train, as for `init_state`, applied in training mode.
       distiller: the objective.
       optimizer: over `(student params, method params)`. Parameters that the objective does not
-        depend on, as AB's does not on the classifier, stay as they are: no weight decay.
+        depend on, as AB's does not on the classifier, stay as they are: no weight decay. One
+        that is `kdjax.optimizers.DistillationOriented` takes a gradient of each part of the loss.
       views: the views of student and teachers, from `kdjax.data.views.make_views`. With
         several, the loss is the mean over them; each has a forward pass and batch statistics of
         its own, and the running averages take one after the other.
@@ -237,6 +239,7 @@ def make_train_step(
 
     taught = Teachers(teachers, teacher_batch_norm, at_student_size or [False] * len(teachers))
     view_fns = (views,) if callable(views) else tuple(views)
+    separate = isinstance(optimizer, optimizers.DistillationOriented)
 
     def make_objective(
         state: TrainState,
@@ -245,7 +248,7 @@ def make_train_step(
         rng: Array,
         parts: seen.Seen,
         compare: bool,
-    ) -> Callable[[tuple[PyTree, PyTree]], tuple[Array, Any]]:
+    ) -> updates.Objective:
         # Only dropout depends on the sharding: each shard draws its own mask.
         dropout_key = jax.random.fold_in(rng, parallel.index(axis_name))
 
@@ -254,7 +257,7 @@ def make_train_step(
             carried: tuple[PyTree, PyTree],
             sources: tuple[seen.Part, ...],
             number: int,
-        ) -> tuple[Array, tuple[PyTree, PyTree], Metrics]:
+        ) -> tuple[PyTree, tuple[PyTree, PyTree], Metrics]:
             (params, method_params), (batch_stats, method_state) = trained, carried
             view, index = seen.joined(sources)
             variables = {"params": params, "batch_stats": batch_stats}
@@ -276,9 +279,10 @@ def make_train_step(
             term = distiller.loss({"params": method_params, "state": method_state}, context)
             loss = jnp.mean(term.value)
             metrics = {"loss": loss, **batch_metrics.of_batch(context, compare), **term.metrics}
-            return loss, (batch_stats, term.state), metrics
+            parts = jax.tree.map(jnp.mean, term.separate()) if separate else loss
+            return parts, (batch_stats, term.state), metrics
 
-        def objective(trained: tuple[PyTree, PyTree]) -> tuple[Array, Any]:
+        def objective(trained: tuple[PyTree, PyTree]) -> tuple[PyTree, Any]:
             carried = (state.batch_stats, state.method_state)
             losses, metrics = [], []
             for number, sources in enumerate(parts):
@@ -286,15 +290,16 @@ def make_train_step(
                 losses.append(loss)
                 metrics.append(of_this)
             means = jax.tree.map(lambda *x: sum(x) / len(x), *metrics)
-            return jnp.mean(jnp.stack(losses)), (means, *carried)
+            loss = jax.tree.map(lambda *x: jnp.mean(jnp.stack(x)), *losses)
+            return loss, (means, *carried)
 
         return objective
 
     def gradients(
-        state: TrainState, objective: Callable[[tuple[PyTree, PyTree]], tuple[Array, Any]]
+        state: TrainState, objective: updates.Objective
     ) -> tuple[PyTree, TrainState, Metrics]:
-        grad, (metrics, batch_stats, method_state) = jax.grad(objective, has_aux=True)(
-            (state.params, state.method_params)
+        grad, (metrics, batch_stats, method_state) = updates.gradient(
+            objective, (state.params, state.method_params), separate=separate
         )
         state = dataclasses.replace(state, batch_stats=batch_stats, method_state=method_state)
         return grad, state, metrics
@@ -306,7 +311,7 @@ def make_train_step(
         batch: batches.Batch[Array],
         rng: Array,
     ) -> tuple[PyTree, bool]:
-        def loss(trained: tuple[PyTree, PyTree]) -> Array:
+        def loss(trained: tuple[PyTree, PyTree]) -> PyTree:
             first: batches.Batch[Array] = jax.tree.map(lambda x: x[0], batch)
             whole = seen.see(view_fns, data, first, rng, axis_name)
             parts = jax.tree.map(lambda x: x[: len(x) // grad_accum_steps], whole)
@@ -340,7 +345,8 @@ def make_train_step(
                 return (jax.tree.map(jnp.add, total, grad), state), metrics
 
             parts = jax.tree.map(lambda x: x.reshape(grad_accum_steps, -1, *x.shape[1:]), whole)
-            zeros = jax.tree.map(jnp.zeros_like, (state.params, state.method_params))
+            both = (state.params, state.method_params)
+            zeros = jax.tree.map(jnp.zeros_like, Separated(both, both) if separate else both)
             (total, state), metrics = parallel.loop(
                 accumulate, (zeros, state), (jnp.arange(grad_accum_steps), parts)
             )

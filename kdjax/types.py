@@ -187,6 +187,18 @@ class TeacherInputs(NamedTuple):
     prepared: tuple[Variables, ...] | None = None
 
 
+class Separated(NamedTuple):
+    """A loss or its gradient as a sum of two, which some optimisers treat differently.
+
+    Attributes:
+      task: of what is learned without teachers, which is cross-entropy with the labels.
+      distillation: all the rest.
+    """
+
+    task: PyTree
+    distillation: PyTree
+
+
 class MethodLoss(NamedTuple):
     """What a method's `loss` returns.
 
@@ -195,11 +207,18 @@ class MethodLoss(NamedTuple):
         averages it.
       state: the method's new state, with the structure of the old one.
       metrics: scalars to log, by name.
+      separated: the same value as a sum, each of its two [b] or []; None if all of it is
+        distillation.
     """
 
     value: Array
     state: PyTree
     metrics: Metrics
+    separated: Separated | None = None
+
+    def separate(self) -> Separated:
+        """The value as a sum."""
+        return self.separated or Separated(jnp.zeros(()), self.value)
 
 
 def _same_network(student: Network, teachers: Sequence[Outputs]) -> Network:

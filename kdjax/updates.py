@@ -6,6 +6,7 @@ network takes as long as its kernels need to be started.
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,7 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kdjax.types import Array, PyTree, TrainState
+from kdjax.types import Array, PyTree, Separated, TrainState
+
+# From `(student params, method params)` to a loss, which may be `Separated`, and anything else.
+Objective = Callable[[tuple[PyTree, PyTree]], tuple[PyTree, Any]]
 
 S = TypeVar("S", bound=TrainState)
 
@@ -83,6 +87,27 @@ def restored(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x.tree() if is_flat(x) else x, tree, is_leaf=is_flat)
 
 
+def gradient(
+    objective: Objective, trained: tuple[PyTree, PyTree], *, separate: bool
+) -> tuple[PyTree, Any]:
+    """The gradient of an objective's loss, and what it returns beside that.
+
+    Args:
+      objective: see `Objective`.
+      trained: its argument.
+      separate: whether the loss is `Separated`. So is the gradient then; both have one forward
+        pass, and a backward pass each.
+    """
+    if not separate:
+        return jax.grad(objective, has_aux=True)(trained)
+    losses, pull_back, rest = jax.vjp(objective, trained, has_aux=True)
+    task, distillation = jax.tree.map(jnp.ones_like, losses)
+    nothing = jax.tree.map(jnp.zeros_like, losses)
+    (of_task,) = pull_back(nothing._replace(task=task))
+    (of_distillation,) = pull_back(nothing._replace(distillation=distillation))
+    return Separated(of_task, of_distillation), rest
+
+
 def step(
     optimizer: optax.GradientTransformation,
     rate: Any,
@@ -118,27 +143,38 @@ def apply(
 
     Args:
       optimizer: over `(student params, method params)`.
-      grad: of these.
+      grad: of these; `Separated` for a `kdjax.optimizers.DistillationOriented` optimiser.
       state: with the new batch statistics.
       trains: for each array whether the objective depends on it; the others stay as they are,
-        which weight decay would still change.
+        which weight decay would still change. `Separated` where the gradient is.
       ema_decay: as for `kdjax.train.make_train_step`.
       as_vectors: update all arrays as one vector; the optimiser must be elementwise.
 
     Returns:
-      The state, and the norm of the gradient.
+      The state, and the norm of the gradient, which is that of the sum if it is `Separated`.
     """
     trained, opt_state, averages = (state.params, state.method_params), state.opt_state, state.ema
     whole: Callable[[PyTree], PyTree] = Flat.of if as_vectors else lambda tree: tree
-    if as_vectors:
-        opt_state = flattened(opt_state, trained)
+
+    def of_elements(bools: PyTree) -> PyTree:
+        if not as_vectors:
+            return bools
         sizes = [leaf.size for leaf in jax.tree.leaves(trained)]
-        used = np.repeat(jax.tree.leaves(trains), sizes)
+        used = np.repeat(jax.tree.leaves(bools), sizes)
         # One value where all are the same, which costs nothing.
         of_all: Any = True if used.all() else used
-        trains = dataclasses.replace(Flat.of(trained), vector=of_all)
-    grad, trained, averages = whole(grad), whole(trained), whole(averages)
-    changes, opt_state = optimizer.update(grad, opt_state, trained)
+        return dataclasses.replace(Flat.of(trained), vector=of_all)
+
+    if as_vectors:
+        opt_state = flattened(opt_state, trained)
+    extra: dict[str, Any] = {}
+    if isinstance(grad, Separated):
+        extra = {"shared": of_elements(jax.tree.map(operator.and_, *trains))}
+        trains = jax.tree.map(operator.or_, *trains)
+    trains = of_elements(trains)
+    grad = Separated(*map(whole, grad)) if extra else whole(grad)
+    trained, averages = whole(trained), whole(averages)
+    changes, opt_state = optimizer.update(grad, opt_state, trained, **extra)
     changes = jax.tree.map(
         lambda change, used: change if used is True else jnp.where(used, change, 0),
         changes, trains,
@@ -156,7 +192,7 @@ def apply(
         opt_state=restored(opt_state),
         ema=restored(averages),
     )
-    return state, optax.tree.norm(grad)
+    return state, optax.tree.norm(optax.tree.add(*grad) if extra else grad)
 
 
 def pack(state: S) -> S:

@@ -20,6 +20,17 @@ def test_what_a_function_depends_on_is_found_in_its_jaxpr():
     assert jaxprs.dependencies(function, inputs) == (expected, frozenset())
 
 
+def test_each_array_that_a_function_returns_depends_on_its_own_inputs():
+    inputs = {"a": jnp.ones(2), "b": jnp.ones(2), "both": jnp.ones(2)}
+
+    def function(x):
+        return jnp.sum(x["a"] * x["both"]), {"second": jnp.sum(x["b"] + x["both"])}
+
+    first, rest = jaxprs.dependencies(function, inputs)[0]
+    assert first == {"a": True, "b": False, "both": True}
+    assert rest == {"second": {"a": False, "b": True, "both": True}}
+
+
 def test_named_values_that_a_function_depends_on_are_found():
     def function(x):
         named = {name: checkpoint_name(x[name], name) for name in x}

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from kdjax import optimizers
-from kdjax.types import UserError
+from kdjax.types import Separated, UserError
 
 STEPS = 6
 
@@ -24,11 +24,20 @@ def _gradients():
     return [jax.tree.map(lambda p: rng.normal(size=p.shape), _params()) for _ in range(STEPS)]
 
 
+def _update(optimizer, gradient, state, params):
+    """An update by a gradient, or by two parts of it where the optimiser takes them separately."""
+    gradient = jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), gradient)
+    if not isinstance(optimizer, optimizers.DistillationOriented):
+        return optimizer.update(gradient, state, params)
+    parts = Separated(*(jax.tree.map(lambda g, x=x: x * g, gradient) for x in (0.3, 0.7)))
+    shared = jax.tree.map(lambda _: True, params)
+    return optimizer.update(parts, state, params, shared=shared)
+
+
 def _run(optimizer, params, gradients):
     state = optimizer.init(params)
     for gradient in gradients:
-        gradient = jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), gradient)
-        updates, state = optimizer.update(gradient, state, params)
+        updates, state = _update(optimizer, gradient, state, params)
         params = optax.apply_updates(params, updates)
     return params
 
@@ -108,6 +117,85 @@ def test_adadelta_with_coupled_decay_matches_pytorch():
         np.testing.assert_allclose(actual[key] - p, expected - p, rtol=1e-3)
 
 
+def _mdistiller_dot(p, task, distillation, lr, momentum, delta, weight_decay):
+    """The algorithm of mdistiller's engine/dot.py for one parameter.
+
+    A gradient is None where there is none. A parameter that only distillation has a gradient of
+    decays from the first step on, as in PyTorch's SGD, and not from the second.
+    """
+    p, buffers = p.astype(np.float64), [None, None]
+    for gradients in zip(task, distillation, strict=True):
+        changes = []
+        for i, gradient in enumerate(gradients):
+            if gradient is None:
+                continue
+            other = gradients[1 - i]
+            rate = momentum + (0 if other is None else (-delta, delta)[i])
+            if i == 0 or other is None:
+                gradient = gradient + weight_decay * p
+            buffers[i] = gradient if buffers[i] is None else rate * buffers[i] + gradient
+            changes.append(buffers[i])
+        p = p - lr * sum(changes)
+    return p
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
+def test_dot_matches_its_code_whichever_loss_reaches_a_parameter(weight_decay):
+    rng = np.random.default_rng(3)
+    params = {name: rng.normal(size=(2, 3)).astype(np.float32) for name in ("t", "d", "td")}
+    zeros = np.zeros((2, 3), np.float32)
+    steps = [
+        Separated(*({n: rng.normal(size=(2, 3)) if part in n else None for n in params}
+                    for part in "td"))
+        for _ in range(STEPS)
+    ]  # fmt: skip
+    optimizer = optimizers.create("dot", 0.1, delta=0.075, weight_decay=weight_decay)
+    state, actual = optimizer.init(params), params
+    for step in steps:
+        given = Separated(
+            *({n: zeros if g is None else jnp.float32(g) for n, g in part.items()} for part in step)
+        )
+        changes, state = optimizer.update(
+            given, state, actual, shared={"t": False, "d": False, "td": True}
+        )
+        actual = optax.apply_updates(actual, changes)
+    for name, p in params.items():
+        task, distillation = ([getattr(s, part)[name] for s in steps] for part in Separated._fields)
+        expected = _mdistiller_dot(p, task, distillation, 0.1, 0.9, 0.075, weight_decay)
+        np.testing.assert_allclose(actual[name], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weight_decay": 0.05, "nesterov": True},
+        {"weight_decay": 0.05, "decoupled": True, "decay_mask": "kernels"},
+        {"weight_decay": 0.05, "decay_mask": "kernels", "grad_clip_norm": 2.0},
+        {"momentum": 0.0},
+    ],
+    ids=str,
+)
+def test_dot_without_a_difference_is_sgd(options):
+    ours, sgd = (
+        _run(optimizers.create(name, 0.1, delta=0.0, **options), _params(), _gradients())
+        for name in ("dot", "sgd")
+    )
+    chex.assert_trees_all_close(ours, sgd, rtol=1e-5, atol=1e-6)
+
+
+def test_clipping_of_dot_leaves_small_sums_and_a_sum_of_zero_unchanged():
+    optimizer = optimizers.create("dot", 1.0, momentum=0.0, delta=0.0, grad_clip_norm=1.0)
+    params = {"a": jnp.zeros(2)}
+    for task, distillation, expected in (
+        ([30.0, 0.0], [-30.0, 0.5], [0.0, -0.5]),
+        ([3.0, 4.0], [0.0, 0.0], [-0.6, -0.8]),
+        ([7.0, 0.0], [-7.0, 0.0], [0.0, 0.0]),
+    ):
+        parts = Separated({"a": jnp.array(task)}, {"a": jnp.array(distillation)})
+        changes, _ = optimizer.update(parts, optimizer.init(params), params, shared={"a": True})
+        np.testing.assert_allclose(changes["a"], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_adamw_matches_optax(nesterov):
     ours = optimizers.create("adamw", 0.1, weight_decay=0.2, nesterov=nesterov)
@@ -177,7 +265,7 @@ def test_every_optimizer_reduces_a_quadratic(name):
 
     @jax.jit
     def step(params, state):
-        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        updates, state = _update(optimizer, jax.grad(loss)(params), state, params)
         return optax.apply_updates(params, updates), state
 
     before = loss(params)
@@ -189,7 +277,13 @@ def test_every_optimizer_reduces_a_quadratic(name):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("sdg", {}, "unknown optimizer 'sdg': choose from adadelta, adafactor, adam, adamw, sgd"),
+        (
+            "sdg",
+            {},
+            "unknown optimizer 'sdg': choose from adadelta, adafactor, adam, adamw, dot, sgd",
+        ),
+        ("dot", {"delta": 0.2}, "delta of dot is 0.2 and its momentum 0.9: momentum - delta and"),
+        ("dot", {"momentum": 0.0}, "delta of dot is 0.075 and its momentum 0.0: momentum - delta"),
         ("sgd", {"decay_mask": "biases"}, "unknown decay_mask 'biases': choose from all, kernels"),
     ],
 )

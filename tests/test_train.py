@@ -51,11 +51,12 @@ class Run:
     """A student, its teacher and the compiled step on `count` devices."""
 
     def __init__(self, student, teacher, count=2, *, terms=None, learning_rate=0.1, **options):
+        chosen = {"name": "sgd", "weight_decay": 1e-3} | options.pop("optimizer", {})
         self.split = make_split()
         self.devices = parallel.Devices.dividing(BATCH, count)
         variables = teacher.init(jax.random.key(7), jnp.zeros((1, *SHAPE)))
         distiller = distillers.weighted_sum(**(terms or KD))
-        optimizer = optimizers.create("sgd", learning_rate, weight_decay=1e-3)
+        optimizer = optimizers.create(learning_rate=learning_rate, **chosen)
         view_options = options.pop("views", {"crop": "none", "flip": False})
         self.key = jax.random.key(options.pop("seed", 3))
         step = train.make_train_step(
@@ -119,6 +120,93 @@ def test_one_step_is_the_gradient_of_the_mean_objective():
     chex.assert_trees_all_close(after.params, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(metrics["loss"], objective(before), rtol=1e-5)
     assert after.step == 1
+
+
+def _separate_gradients(run, params, step):
+    """Of cross-entropy and KD with their weights, of the linear student on a step's batch."""
+    index = batches.positions(40, BATCH, 0, step)
+    x = ((run.split.images[index] / 255.0 - 0.4) / 0.3).astype(np.float32).reshape(BATCH, -1)
+    kernel, bias = (
+        jax.device_get(run.teachers.variables[0])["params"]["Dense_0"][key]
+        for key in ("kernel", "bias")
+    )
+    targets = jax.nn.softmax((x @ kernel + bias[None]) / 4)
+    rows, labels = jnp.arange(BATCH), run.split.labels[index]
+
+    def task(p):
+        logits = x @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"][None]
+        return -0.1 * jnp.mean(jax.nn.log_softmax(logits)[rows, labels])
+
+    def distillation(p):
+        logits = x @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"][None]
+        divergence = targets * (jnp.log(targets) - jax.nn.log_softmax(logits / 4))
+        return 0.9 * 16 * jnp.mean(jnp.sum(divergence, -1))
+
+    return jax.grad(task)(params), jax.grad(distillation)(params)
+
+
+@pytest.mark.parametrize(("count", "grad_accum_steps"), [(2, 1), (1, 2)])
+def test_dot_gives_the_losses_gradients_momenta_of_their_own(count, grad_accum_steps):
+    run = Run(
+        linear(), linear(), count, optimizer={"name": "dot"}, grad_accum_steps=grad_accum_steps
+    )
+    after, history = run(3)
+    params, add = run.state.params, jax.tree.map
+    task = distillation = add(jnp.zeros_like, params)
+    for step in range(3):
+        of_task, of_distillation = _separate_gradients(run, params, step)
+        norm = optax.tree.norm(add(jnp.add, of_task, of_distillation))
+        np.testing.assert_allclose(history[step]["gradient_norm"], norm, rtol=1e-4)
+        task = add(lambda v, g, p: 0.825 * v + g + 1e-3 * p, task, of_task, params)
+        distillation = add(lambda v, g: 0.975 * v + g, distillation, of_distillation)
+        params = add(lambda p, v, w: p - 0.1 * (v + w), params, task, distillation)
+    chex.assert_trees_all_close(after.params, params, rtol=1e-4, atol=2e-6)
+
+
+def test_dot_without_a_difference_is_sgd_on_the_whole_step():
+    terms = KD | {"fitnet": (1.0, distillers.fitnet())}
+    (dot, ours), (sgd, theirs) = (
+        Run(resnet(parallel.AXIS), resnet(), terms=terms, optimizer=optimizer)(2)
+        for optimizer in ({"name": "dot", "delta": 0.0}, {})
+    )
+    trained = [(s.variables, s.method_params, s.method_state) for s in (dot, sgd)]
+    chex.assert_trees_all_close(*trained, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-4)
+
+
+def test_dot_without_teachers_is_sgd_whatever_the_difference():
+    terms = {"labels": (1.0, distillers.cross_entropy(label_smoothing=0.1))}
+    dot, sgd = (
+        Run(linear(), linear(), terms=terms, optimizer={"name": name})(3)[0].params
+        for name in ("dot", "sgd")
+    )
+    chex.assert_trees_all_close(dot, sgd, rtol=1e-6, atol=1e-7)
+
+
+def test_dot_separates_the_momenta_only_of_what_both_losses_reach():
+    """At a rate of 0 gradients are those of SGD, whose buffer is the sum of both elsewhere."""
+    terms = {
+        "cross_entropy": (1.0, distillers.cross_entropy()),
+        "fitnet": (1.0, distillers.fitnet(taps=("stage1",))),
+    }
+    dot, sgd = (
+        Run(
+            resnet(), resnet(), 1, terms=terms, learning_rate=0.0, optimizer={"name": name}
+        )(2)[0].opt_state
+        for name in ("dot", "sgd")
+    )  # fmt: skip
+    task, distillation = dot[0]
+    (student, methods), (of_methods, method_trace) = distillation, (task[1], sgd[2].trace[1])
+    chex.assert_trees_all_close(
+        jax.tree.map(jnp.add, methods, of_methods), method_trace, rtol=1e-4, atol=1e-6
+    )
+    sums = jax.tree.map(jnp.add, task[0], student)
+    differs = jax.tree.map(
+        lambda x, y: not np.allclose(x, y, rtol=1e-3, atol=1e-5), sums, sgd[2].trace[0]
+    )
+    shared = {layer for layer, leaves in differs.items() if any(jax.tree.leaves(leaves))}
+    up_to_the_hint = ("conv1", "bn1", "layer1_")
+    assert shared == {layer for layer in differs if layer.startswith(up_to_the_hint)}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kdjax import optimizers, updates
-from kdjax.types import TrainState
+from kdjax.types import Separated, TrainState
 from kdjax.updates import Flat
 
 SHAPES = [(), (3,), (2, 3), (1, 2, 3), (3, 3, 2, 4), (2, 1, 2, 1, 2), (0, 2)]
@@ -44,16 +44,44 @@ def test_a_tree_without_arrays_is_an_empty_vector():
     assert Flat.of({"a": {}}).tree() == {"a": {}}
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "dot"])
 def test_a_packed_state_is_unpacked_to_itself(name):
     optimizer = optimizers.create(name, 0.1)
     state = make_state(optimizer, ema_decay=0.9)
     packed = updates.pack(state)
     # Parameters, averages, statistics, and what the optimiser keeps of each parameter.
-    kept = {"sgd": 1, "adam": 3}[name]
+    kept = {"sgd": 1, "adam": 3, "dot": 2}[name]
     assert len(jax.tree.leaves(packed)) == 1 + 3 + kept
     chex.assert_trees_all_equal(updates.unpack(packed), state)
     assert updates.can_pack(packed)
+
+
+@pytest.mark.parametrize("reached", ["all", "some"])
+def test_a_vector_is_updated_by_separate_gradients_as_the_tree_is(reached):
+    optimizer = optimizers.create(
+        "dot", lambda step: 0.1 / (1 + step), weight_decay=1e-2, nesterov=True, grad_clip_norm=5.0
+    )
+    trained = (tree(0), {"kd": tree(1)})
+    leaves, structure = jax.tree.flatten(trained)
+    # By the task, by distillation, by both or by none.
+    kinds = {"all": [(True, True)], "some": [(1, 0), (0, 1), (1, 1), (0, 0)]}[reached]
+    each = [[bool(kinds[i % len(kinds)][part]) for i in range(len(leaves))] for part in (0, 1)]
+    trains = Separated(*map(structure.unflatten, each))
+    found = []
+    for as_vectors in (False, True):
+        state = make_state(optimizer)
+        for seed in range(3):
+            grad = Separated(*((tree(seed + i), {"kd": tree(seed + i + 1)}) for i in (10, 20)))
+            state, norm = updates.apply(
+                optimizer, grad, state, trains, ema_decay=0.0, as_vectors=as_vectors
+            )
+        found.append((state, norm))
+    chex.assert_trees_all_close(*found, rtol=2e-6, atol=1e-6)
+    squares = [np.sum(np.square(g)) for g in jax.tree.leaves(jax.tree.map(jnp.add, *grad))]
+    np.testing.assert_allclose(norm, np.sqrt(sum(squares)), rtol=1e-5)
+    after = jax.tree.leaves((state.params, state.method_params))
+    for leaf, before, *reaches in zip(after, leaves, *each, strict=True):
+        assert np.array_equal(leaf, before) == (not any(reaches) or not before.size)
 
 
 def test_only_float32_is_packed():

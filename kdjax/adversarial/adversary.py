@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kdjax import parallel, train, updates
+from kdjax import optimizers, parallel, train, updates
 from kdjax.adversarial.distances import DISTANCES
 from kdjax.adversarial.fast import Fast
 from kdjax.adversarial.objectives import ZERO_SHOT, GeneratorObjective
@@ -65,8 +65,8 @@ class Adversary:
       elementwise: as for `kdjax.train.make_train_step`; of the student's optimiser.
 
     Raises:
-      UserError: if the distance is unknown, there is no teacher, or `stale_teacher` is combined
-        with `fresh_images` or `fast`.
+      UserError: if the distance is unknown, there is no teacher, `stale_teacher` is combined
+        with `fresh_images` or `fast`, or an optimiser is `kdjax.optimizers.DistillationOriented`.
     """
 
     student: Network
@@ -98,6 +98,9 @@ class Adversary:
             raise UserError(
                 "stale_teacher needs images that stay; fresh_images and Fast change them"
             )
+        for optimizer in (self.optimizer, self.generator_optimizer):
+            if isinstance(optimizer, optimizers.DistillationOriented):
+                raise UserError("optimizer dot needs labels, and data-free transfer has none")
 
     def init(
         self,

@@ -15,6 +15,7 @@ from kdjax.types import (
     MethodLoss,
     Network,
     Outputs,
+    Separated,
     UserError,
     Variables,
 )
@@ -48,6 +49,7 @@ def weighted_sum(**terms: tuple[float | optax.Schedule, Distiller]) -> Distiller
 
     def loss(variables: Variables, context: Context) -> MethodLoss:
         total = jnp.zeros(())
+        separated = Separated(jnp.zeros(()), jnp.zeros(()))
         state, metrics = {}, {}
         for i, (name, (weight, distiller)) in enumerate(terms.items()):
             own = {kind: variables[kind][name] for kind in ("params", "state")}
@@ -58,10 +60,13 @@ def weighted_sum(**terms: tuple[float | optax.Schedule, Distiller]) -> Distiller
                 weight = weight(context.step)
                 metrics[f"{name}/weight"] = jnp.asarray(weight)
             total += weight * value
+            separated = Separated(
+                *(x + weight * jnp.mean(y) for x, y in zip(separated, term.separate(), strict=True))
+            )
             state[name] = term.state
             metrics[name] = value
             metrics |= {f"{name}/{key}": v for key, v in term.metrics.items()}
-        return MethodLoss(total, state, metrics)
+        return MethodLoss(total, state, metrics, separated)
 
     def network(student: Network, teachers: Sequence[Outputs]) -> Network:
         for _, distiller in terms.values():
@@ -119,7 +124,8 @@ def on_part(part: str, distiller: Distiller) -> Distiller:
 
     def loss(variables: Variables, context: Context) -> MethodLoss:
         term = distiller.loss(variables, cut(context))
-        return term._replace(value=jnp.mean(term.value))
+        separated = jax.tree.map(jnp.mean, term.separated)
+        return term._replace(value=jnp.mean(term.value), separated=separated)
 
     return distiller._replace(
         init=lambda rng, context: distiller.init(rng, cut(context)), loss=loss

@@ -1,7 +1,9 @@
 """Supervised training with the labels."""
 
+import jax.numpy as jnp
+
 from kdjax import losses
-from kdjax.types import Context, Distiller, MethodLoss, Variables
+from kdjax.types import Context, Distiller, MethodLoss, Separated, Variables
 
 
 def cross_entropy(*, label_smoothing: float = 0.0) -> Distiller:
@@ -17,6 +19,6 @@ def cross_entropy(*, label_smoothing: float = 0.0) -> Distiller:
         value = losses.cross_entropy(
             context.student.logits, context.labels, label_smoothing=label_smoothing
         )
-        return MethodLoss(value, variables["state"], {})
+        return MethodLoss(value, variables["state"], {}, Separated(value, jnp.zeros(())))
 
     return Distiller(lambda rng, context: {"params": {}, "state": {}}, loss)

@@ -191,6 +191,8 @@ def test_several_teachers_are_averaged():
             "unknown distance 'js': choose from kl, kl_class_mean, l2, wasserstein",
         ),
         ({"teachers": ()}, "needs at least one teacher, got none"),
+        ({"optimizer": optimizers.create("dot", 1.0)}, "optimizer dot needs labels"),
+        ({"generator_optimizer": optimizers.create("dot", 1.0)}, "optimizer dot needs labels"),
     ],
 )
 def test_a_mistake_is_named(options, message):

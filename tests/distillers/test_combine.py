@@ -52,9 +52,10 @@ def test_weighted_sum_is_the_sum_of_weighted_means():
     )
     ce = losses.cross_entropy(context.student.logits, context.labels).mean()
     kd = losses.kd(context.student.logits, context.teachers[0].logits, temperature=2.0).mean()
-    value, state, metrics = _evaluate(both, context)
+    value, state, metrics, separated = _evaluate(both, context)
     chex.assert_shape(value, ())
     np.testing.assert_allclose(value, 0.1 * ce + 0.9 * kd, rtol=1e-6)
+    np.testing.assert_allclose(separated, (0.1 * ce, 0.9 * kd), rtol=1e-6)
     chex.assert_trees_all_close(metrics, {"label": ce, "kd": kd}, rtol=1e-6)
     assert state == {"label": {}, "kd": {"teacher0": {}}}
 
@@ -65,7 +66,7 @@ def test_a_scheduled_weight_depends_on_the_step_and_is_logged():
     )
     plain = losses.cross_entropy(_context().student.logits, _context().labels).mean()
     for step, weight in ((4, 2.0), (5, 0.0)):
-        value, _, metrics = _evaluate(method, _context(step))
+        value, _, metrics, _ = _evaluate(method, _context(step))
         np.testing.assert_allclose(value, weight * plain, rtol=1e-6)
         assert metrics["ce/weight"] == weight
         np.testing.assert_allclose(metrics["ce"], plain, rtol=1e-6)
@@ -81,7 +82,7 @@ def test_terms_have_separate_parameters_state_metrics_and_keys():
             "state": {"a": {"calls": jnp.int32(0)}, "b": {"calls": jnp.int32(0)}},
         },
     )
-    value, state, metrics = method.loss(variables, _context())
+    value, state, metrics, _ = method.loss(variables, _context())
     assert value == 1.5 + 10 * 3.0
     assert state == {"a": {"calls": 1}, "b": {"calls": 1}}
     assert metrics["a/calls"] == 1
@@ -117,8 +118,9 @@ def test_weighted_sums_can_be_nested():
     inner = distillers.weighted_sum(ce=(0.5, distillers.cross_entropy()))
     outer = distillers.weighted_sum(x=(2.0, inner), kd=(1.0, distillers.kd()))
     flat = distillers.weighted_sum(ce=(1.0, distillers.cross_entropy()), kd=(1.0, distillers.kd()))
-    value, _, metrics = _evaluate(outer, context)
+    value, _, metrics, separated = _evaluate(outer, context)
     np.testing.assert_allclose(value, _evaluate(flat, context).value, rtol=1e-6)
+    np.testing.assert_allclose(separated, _evaluate(flat, context).separated, rtol=1e-6)
     assert set(metrics) == {"x", "x/ce", "kd"}
 
 
@@ -156,6 +158,8 @@ def test_a_method_on_a_part_is_that_method_on_its_rows_alone():
         )
         value = _evaluate(distillers.on_part(part, distillers.kd()), whole).value
         np.testing.assert_allclose(value, _evaluate(distillers.kd(), alone).value.mean(), rtol=1e-6)
+    labels = _evaluate(distillers.on_part("labelled", distillers.cross_entropy()), whole)
+    np.testing.assert_allclose(labels.separated, (labels.value, 0))
     everywhere = distillers.kd()
     assert distillers.on_part("all", everywhere) is everywhere
 

@@ -80,7 +80,7 @@ def test_the_loss_equals_the_papers_formula():
     variables = distiller.init(jax.random.key(0), context)
     bank = variables["state"]["teacher0"]["memory"]
     assert np.abs(bank["student"]).max() <= 1 / np.sqrt(D / 3)
-    value, state, _ = distiller.loss(variables, context)
+    value, state, *_ = distiller.loss(variables, context)
     state = state["teacher0"]
 
     labels = np.asarray(LABELS)

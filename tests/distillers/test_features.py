@@ -110,7 +110,7 @@ def test_ofd_computes_margins_from_given_norms():
     context = _context(student, teacher, {"params": params})
     distiller = distillers.ofd(norms=("bn1", "bn2"))
     variables = distiller.init(jax.random.key(0), context)
-    value, state, _ = distiller.loss(variables, context)
+    value, state, *_ = distiller.loss(variables, context)
     assert not jax.tree.leaves(state["teacher0"]["margins"])
     expected = np.zeros(B)
     for i, (norm, weight) in enumerate((("bn1", 0.5), ("bn2", 1.0)), start=1):

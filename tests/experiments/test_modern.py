@@ -26,6 +26,7 @@ MLKD, standardised | 72.33 | 78.28 | 76.95 | 78.76
 CTKD | 71.19 | 73.39 | 75.45 | 75.37
 SDD | | | | 76.67
 SimKD | | 78.08 | |
+KD + DOT | | 75.12 | | 75.55
 """
 
 
@@ -72,6 +73,17 @@ def test_standardised_logits_have_the_temperature_and_weight_of_their_pair():
     ):
         term = _config().phases[name].objective[name.split("_")[0]]
         assert (term.temperature, term.weight, term.standardize) == (temperature, weight, True)
+
+
+def test_dot_differs_from_kd_by_the_optimizer():
+    for pair, rate in (("resnet32x4_resnet8x4", 0.05), ("resnet32x4_shufflenetv2", 0.01)):
+        kd, dot = (_config().phases[f"{name}_{pair}"] for name in ("kd", "kd_dot"))
+        assert dot.objective == kd.objective
+        changed = {key for key in kd.optimizer if kd.optimizer[key] != dot.optimizer[key]}
+        assert changed == {"name"}
+        assert dot.optimizer.name == "dot"
+        assert dot.optimizer.delta == 0.075
+        assert dot.optimizer.learning_rate == pytest.approx(rate)
 
 
 def test_pairs_and_rows_that_are_not_in_the_table_are_named():

@@ -73,7 +73,7 @@ def test_defaults_are_allowed_and_every_key_has_a_meaning(name, key):
         ("train.augment.cutout", -5, "a whole number in [0, 4096]"),
         ("train.optimizer.momentum", 2.0, "a number in [0, 1)"),
         ("train.optimizer.learning_rate", math.inf, "a number of at least 0"),
-        ("train.optimizer.name", "sdg", "one of adadelta, adafactor, adam, adamw, sgd"),
+        ("train.optimizer.name", "sdg", "one of adadelta, adafactor, adam, adamw, dot, sgd"),
         ("train.schedule.warmup", -5.0, "a number of at least 0"),
         ("train.schedule.boundaries", (math.inf,), "a tuple of rising values"),
         ("train.ema_decay", 2.0, "a number in [0, 1)"),
