@@ -65,6 +65,7 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
         return Split(images, records.labels(), whole)
 
     splits = split(train), split(test)
+    labels = [one.labels for one in splits]
     try:
         names = Path(root, _NAMES).read_text().splitlines()
     except FileNotFoundError:
@@ -72,7 +73,7 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {str(Path(root, _NAMES))!r}: {first_line(error)}") from None
     try:
-        return *splits, count_classes(*(one.labels for one in splits), names)
+        return *splits, count_classes(labels[0], labels[1], names)
     except UserError as error:
         raise UserError(f"{root!r}: {error}") from None
 
