@@ -88,8 +88,8 @@ def set_up_host() -> None:
 def keep_freed_memory() -> None:
     """Makes the allocator keep what this process frees, unless the environment has `MALLOC_*`.
 
-    Large blocks then need no new pages. `set_up_host` says what it spares XLA; where JPEGs are
-    decoded, pages of images would be a third of the time.
+    Large blocks then need no new pages, which XLA's temporary buffers and decoded images would
+    take again and again.
     """
     if not any(key.startswith("MALLOC_") for key in os.environ):
         # Without glibc (macOS, musl) there is nothing to set.
