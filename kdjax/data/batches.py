@@ -152,7 +152,10 @@ def stream(
     """
     part, parts = share
     if batch_size % parts:
-        raise UserError(f"batch_size is {batch_size}: {parts} processes need a multiple of {parts}")
+        raise UserError(
+            f"a batch takes {batch_size} images of a source, and {parts} processes need a multiple "
+            f"of {parts}: change batch_size"
+        )
     rows = batch_size // parts
     first, n = part * rows, len(split)
     # What is sent to workers. Each would get a copy of all images in memory.

@@ -135,7 +135,9 @@ def test_no_image_of_another_share_is_read():
 
 
 def test_a_batch_that_cannot_be_shared_is_rejected(lazy):
-    with pytest.raises(UserError, match=r"batch_size is 4: 3 processes need a multiple of 3"):
+    with pytest.raises(
+        UserError, match=r"takes 4 images of a source, and 3 processes need a multiple of 3"
+    ):
         batches.stream(lazy, batch_size=4, seed=0, start=0, stop=1, share=(0, 3))
 
 
