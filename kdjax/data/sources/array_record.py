@@ -38,6 +38,8 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
     `image/class/label`), numbers from 0 to k - 1, -1 where unknown. The names of the classes are
     the lines of `label.labels.txt`, if there is one. Images have one channel if the first
     training image is greyscale, otherwise three.
+
+    For its labels every record is read once, unless they stand in `train.labels.npy`, int [n].
     """
     root = argument
     if not Path(root).is_dir():
@@ -91,6 +93,7 @@ class _Records:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         files = [str(path) for path in sorted(Path(root).glob("*.array*record*")) if path.is_file()]
+        self._labels = Path(root, f"{split}.labels.npy")
         chosen = [path for path in files if split in re.split("[-.]", Path(path).name)]
         if not chosen:
             raise UserError(
@@ -117,17 +120,37 @@ class _Records:
         return images
 
     def labels(self) -> np.ndarray:
-        """int32 [n]; for this, all records are read."""
+        """int32 [n], from their own file or from all records."""
+        if self._labels.exists():
+            labels, where = self._stored_labels(), repr(str(self._labels))
+        else:
+            labels, where = self._labels_of_records(), f"the {self._name}"
+        if not -1 <= labels.min() <= labels.max() < 2**31:
+            raise UserError(
+                f"labels of {where} are in [{labels.min()}, {labels.max()}]: they are "
+                "numbers from 0 to k - 1, and -1 where unknown"
+            )
+        return labels.astype(np.int32)
+
+    def _stored_labels(self) -> np.ndarray:
+        name = repr(str(self._labels))
+        try:
+            labels = np.load(self._labels, allow_pickle=False)
+        except Exception as error:
+            # A damaged file can raise almost any exception.
+            raise UserError(f"cannot read {name} as npy: {first_line(error)}") from None
+        if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
+            raise UserError(f"{name} holds no array of integers")
+        if labels.shape != (self._n,):
+            raise UserError(f"{name} is {labels.shape}; it must be [{self._n}], as many as records")
+        return labels
+
+    def _labels_of_records(self) -> np.ndarray:
         labels = np.empty(self._n, np.int64)
         for part in np.array_split(np.arange(self._n), -(-self._n // _AT_ONCE)):
             for i, example in zip(part, self._examples(part.tolist()), strict=True):
                 (labels[i],) = self._values(example, i, _LABEL_KEYS, "int64_list")
-        if not -1 <= labels.min() <= labels.max() < 2**31:
-            raise UserError(
-                f"labels of the {self._name} are in [{labels.min()}, {labels.max()}]: they are "
-                "numbers from 0 to k - 1, and -1 where unknown"
-            )
-        return labels.astype(np.int32)
+        return labels
 
     def _examples(self, positions: Sequence[int]) -> list[Any]:
         from tensorflow_datasets.proto import tf_example_pb2

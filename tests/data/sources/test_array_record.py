@@ -66,6 +66,23 @@ def test_classes_have_the_names_beside_the_records(assert_error, tmp_path):
     assert_error(name, "labels are up to 2, and there are 2 classes")
 
 
+def test_labels_can_stand_in_a_file_of_their_own(assert_error, tmp_path):
+    name, labels = _write(tmp_path), np.array([2, 1, 0, -1, 0, 1, 2])
+    file = tmp_path / "train.labels.npy"
+    np.save(file, labels)
+    data = sources.load(name)
+    np.testing.assert_array_equal(data.train.labels, labels)
+    np.testing.assert_array_equal(data.test.labels, np.arange(3))
+    np.save(file, labels[:-1])
+    assert_error(name, r"train.labels.npy' is \(6,\); it must be \[7\]")
+    np.save(file, labels / 2)
+    assert_error(name, "holds no array of integers")
+    np.save(file, labels - 1)
+    assert_error(name, r"labels of .*npy' are in \[-2, 1\]")
+    np.save(file, labels.astype(object), allow_pickle=True)
+    assert_error(name, "cannot read .*npy' as npy: ")
+
+
 @pytest.mark.parametrize("memory", [0, 4])
 def test_images_of_several_sizes_need_resize_and_stay_whole(assert_error, tmp_path, memory):
     name = _write(tmp_path, sides=(4, 6))
