@@ -4,8 +4,8 @@
 
 Executes the runner itself (`experiments.main` with the CIFAR-10 protocol of
 `configs/distill.py`) on noise of CIFAR-10's size: a teacher trained for one step, then the
-student for `--epochs`. `steps`, `logging`, `evaluation` and `checkpoints` are the seconds that
-the student's phase spends on each (`seconds_of` in summary.json). Evaluation includes the
+student for `--epochs`. `steps`, `data`, `logging`, `evaluation` and `checkpoints` are the seconds
+that the student's phase spends on each (`seconds_of` in summary.json). Evaluation includes the
 compilation of its programs; steps do not. The last line of the output is one JSON object.
 """
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -13,8 +13,10 @@ class Clock:
     the time.
 
     Attributes:
-      training: seconds of steps alone, without compilation, evaluation or writing.
-      images: images that each member has seen in these seconds.
+      training: seconds of steps and what they waited for, without compilation, evaluation or
+        writing.
+      waited: those of these seconds in which the devices waited for the next batch.
+      images: images that each member has seen in the seconds of `training`.
     """
 
     def __init__(
@@ -23,13 +25,14 @@ class Clock:
         *,
         seconds: float = 0.0,
         training: float = 0.0,
+        waited: float = 0.0,
         images: int = 0,
         spent: dict[str, float] | None = None,
     ):
         """Starts at what `saved` returned before an interruption."""
         self._members = members
         self._before, self._start = seconds, self._now()
-        self.training, self.images = training, images
+        self.training, self.waited, self.images = training, waited, images
         self._spent = dict(spent or {})
         self._lap: float | None = None
 
@@ -43,13 +46,13 @@ class Clock:
 
     @property
     def images_per_second(self) -> float:
-        """Throughput of the steps alone; 0 before the first lap."""
+        """Throughput of the steps, with what they waited for; 0 before the first lap."""
         return self.images / self.training if self.training else 0.0
 
     @property
     def parts(self) -> dict[str, float]:
         """Seconds by what they were spent on; the rest is mostly compilation."""
-        return {"steps": self.training, **self._spent}
+        return {"steps": self.training - self.waited, "data": self.waited, **self._spent}
 
     def start_lap(self) -> None:
         """Starts a lap of steps."""
@@ -69,6 +72,19 @@ class Clock:
         return images / lap
 
     @contextlib.contextmanager
+    def wait(self, busy: Callable[[], bool]) -> Iterator[None]:
+        """Counts the seconds inside the context as waited for data, if they are in a lap.
+
+        Args:
+          busy: whether the devices are still making earlier steps. If so at the end of the
+            context, nothing was waited for.
+        """
+        start = self._now()
+        yield
+        if self._lap is not None and not busy():
+            self.waited += self._now() - start
+
+    @contextlib.contextmanager
     def spend(self, what: str) -> Iterator[None]:
         """Counts the seconds inside the context as spent on something other than steps."""
         start = self._now()
@@ -80,6 +96,7 @@ class Clock:
         return {
             "seconds": self.seconds,
             "training": self.training,
+            "waited": self.waited,
             "images": self.images,
             "spent": self._spent,
         }

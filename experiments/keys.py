@@ -103,8 +103,8 @@ DATA: Keys = {
     ),
     "whole": Key(
         False, Flag(),
-        "Take inception crops from the whole images at full resolution (tfds and folders). They "
-        "are decoded for every batch; everything else sees the resized ones.",
+        "Take inception crops from the whole images at full resolution (tfds, folder, "
+        "array_record). They are decoded for every batch; everything else sees the resized ones.",
     ),
     "image_size": Key(
         0, _SIDE, "Side in pixels of what networks see; 0 is that of the images."

@@ -113,7 +113,7 @@ class TrainLoop:
             opened.callback(profiler.close)
             bar = self._open_logs(opened)
             calls = _Calls.of(self._plan, self._action.task.eval_every, self._total)
-            inputs = _step_inputs(self._running, self._plan, self._action.task)
+            inputs = _step_inputs(self._running, self._plan, self._action.task, self._clock)
             if self._step == 0:
                 self._states = self._action.task.prepare(self._states, inputs)
                 self._keep(calls)
@@ -290,7 +290,9 @@ class _Calls(NamedTuple):
         return step % self.log_every == 0
 
 
-def _step_inputs(running: Sequence[RunningMember], plan: Plan, task: Task) -> StepInputs:
+def _step_inputs(
+    running: Sequence[RunningMember], plan: Plan, task: Task, clock: Clock
+) -> StepInputs:
     """What the members bring to their steps; one entry stands for all where they agree."""
     seeds = [one.member.seed for one in running]
     if plan.settings.share_views and plan.config.seeds:
@@ -313,4 +315,5 @@ def _step_inputs(running: Sequence[RunningMember], plan: Plan, task: Task) -> St
         ],
         data_seeds=seeds,
         teacher_cache=cache,
+        wait=clock.wait,
     )

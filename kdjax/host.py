@@ -82,6 +82,15 @@ def set_up_host() -> None:
             # By default the process is aborted if the machine sleeps or starves for 40 s.
             flags += " --xla_cpu_collective_call_terminate_timeout_seconds=3600"
         os.environ["XLA_FLAGS"] = flags.strip()
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Makes the allocator keep what this process frees, unless the environment has `MALLOC_*`.
+
+    Large blocks then need no new pages, which XLA's temporary buffers and decoded images would
+    take again and again.
+    """
     if not any(key.startswith("MALLOC_") for key in os.environ):
         # Without glibc (macOS, musl) there is nothing to set.
         with contextlib.suppress(OSError, AttributeError):

@@ -1,5 +1,6 @@
 """The interface between the training loop and its tasks."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -28,6 +29,7 @@ class StepInputs(NamedTuple):
       data_seeds: seeds of the order of the data.
       teacher_cache: the folder of all caches of teachers' logits; "" without one. It is one for
         all members.
+      wait: the context in which the next batch is taken (`experiments.clock.Clock.wait`).
     """
 
     teacher_variables: Sequence[tuple[Variables, ...]]
@@ -35,6 +37,9 @@ class StepInputs(NamedTuple):
     keys: Sequence[Array]
     data_seeds: Sequence[int]
     teacher_cache: str = ""
+    wait: Callable[[Callable[[], bool]], contextlib.AbstractContextManager[Any]] = (
+        contextlib.nullcontext
+    )
 
 
 class Setup(NamedTuple):

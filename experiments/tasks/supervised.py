@@ -211,13 +211,20 @@ class Supervised:
         teachers = self._teacher_inputs(inputs)
         streams = [self._stream(seed, start) for seed in inputs.data_seeds]
         add_logits = self._cached_logits(inputs, teachers, resident)
+        in_flight: Any = ()
+
+        def busy() -> bool:
+            return not all(metric.is_ready() for metric in jax.tree.leaves(in_flight))
 
         def run_steps(states: Sequence[Any], step: int, count: int) -> tuple[Any, Any]:
-            batch = tuple(self._batch(stream, count) for stream in streams)
+            nonlocal in_flight
+            with inputs.wait(busy):
+                batch = tuple(self._batch(stream, count) for stream in streams)
             if add_logits:
                 batch = tuple(add_logits(i, one, step, count) for i, one in enumerate(batch))
             result = train_step(tuple(states), teachers, resident, batch, tuple(inputs.keys))
-            parallel.wait_on_cpu(result[1])
+            in_flight = result[1]
+            parallel.wait_on_cpu(in_flight)
             return result
 
         return run_steps

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax.data.sources import Lazy, Split
+from kdjax.host import keep_freed_memory
 from kdjax.types import Array, UserError, first_line
 
 # NumPy arrays on the host, JAX arrays in the compiled step.
@@ -54,8 +55,16 @@ class Batch(TypedDict, Generic[A]):
 class CropsOfWhole(Protocol):
     """The contract of what makes batches from whole images (`kdjax.data.whole.Crops`)."""
 
-    def read(self, split: Split, positions: np.ndarray, seed: int, step: int) -> Batch[np.ndarray]:
-        """The batch with the given positions [b] at a step."""
+    def read_whole(
+        self, split: Split, positions: np.ndarray, seed: int, step: int, first: int = 0
+    ) -> Batch[np.ndarray]:
+        """Rows of a batch, from `first` on, with the given positions [b] at a step.
+
+        All but what `add_in_memory` adds. Of images in memory only the shape is looked at.
+        """
+
+    def add_in_memory(self, split: Split, batch: Batch[np.ndarray]) -> Batch[np.ndarray]:
+        """The same rows with what they take from images in memory."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -119,8 +128,12 @@ def stream(
     stop: int,
     workers: int = 0,
     crops: CropsOfWhole | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch[np.ndarray]]:
     """The batches of steps `start` to `stop`; Grain prefetches images that are not resident.
+
+    A batch is a function of (seed, step), whatever the number of workers and shares and wherever
+    the stream starts.
 
     Args:
       split: the examples.
@@ -131,12 +144,28 @@ def stream(
       workers: processes that decode images; 0 decodes in threads of this process. Affects
         only the speed.
       crops: takes the images from the whole ones of the split, if it has them.
+      share: (i, n) yields the i-th of n equal, contiguous parts of each batch, and reads no other
+        images: what one of n processes needs. The parts of a batch in order are the batch.
+
+    Raises:
+      UserError: if a batch has no n equal parts.
     """
-    n = len(split)
+    part, parts = share
+    if batch_size % parts:
+        raise UserError(
+            f"a batch takes {batch_size} images of a source, and {parts} processes need a multiple "
+            f"of {parts}: change batch_size"
+        )
+    rows = batch_size // parts
+    first, n = part * rows, len(split)
+    # What is sent to workers. Each would get a copy of all images in memory.
+    light = split
+    if crops and isinstance(split.images, np.ndarray):
+        light = Split(split.images[:1].copy(), split.labels, split.whole)
 
     def batch(step: int) -> Batch[np.ndarray]:
-        index = positions(n, batch_size, seed, step)
-        return crops.read(split, index, seed, step) if crops else read(split, index)
+        index = positions(n, batch_size, seed, step)[first : first + rows]
+        return crops.read_whole(light, index, seed, step, first) if crops else read(light, index)
 
     if not isinstance(split.images, Lazy) and not crops:
         return map(batch, range(start, stop))
@@ -148,13 +177,20 @@ def stream(
         options = grain.MultiprocessingOptions(num_workers=workers)
         # A step is a whole batch: a worker must not read hundreds of them ahead.
         one_by_one = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        processes = steps.to_iter_dataset(one_by_one).mp_prefetch(options, _end_with_parent)
-        return _guarded(iter(processes))
-    threads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
-    return _guarded(iter(steps.to_iter_dataset(threads)))
+        found = steps.to_iter_dataset(one_by_one).mp_prefetch(options, _set_up_worker)
+    else:
+        threads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+        found = steps.to_iter_dataset(threads)
+    guarded = _guarded(iter(found))
+    return map(functools.partial(crops.add_in_memory, split), guarded) if crops else guarded
 
 
-def _end_with_parent(*_: int) -> None:
+def _set_up_worker(*_: int) -> None:
+    keep_freed_memory()
+    _end_with_parent()
+
+
+def _end_with_parent() -> None:
     """Ends a worker soon after its parent, which may be killed and then tells it nothing."""
     parent = os.getppid()
 

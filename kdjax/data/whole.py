@@ -100,30 +100,47 @@ class Crops(NamedTuple):
     teacher_view: str = "consistent"
     teacher_size: int = 0
 
-    def read(self, split: Split, positions: np.ndarray, seed: int, step: int) -> Batch[np.ndarray]:
-        """One batch of a split that has whole images.
+    def read(
+        self, split: Split, positions: np.ndarray, seed: int, step: int, first: int = 0
+    ) -> Batch[np.ndarray]:
+        """One batch of a split that has whole images, or some of its rows.
 
         Args:
           split: the examples.
-          positions: of the batch's examples, int32 [b].
+          positions: of the examples of these rows, int32 [b].
           seed: of the order of the data.
           step: which batch.
+          first: index of the first of these rows in the batch.
 
         Returns:
-          The batch. `images` are the student's crops. `teacher` is there if the teacher does not
+          The rows. `images` are the student's crops. `teacher` is there if the teacher does not
           see the same: crops of other parts (`independent`), the same parts at its own
           resolution, or the resized images (`fixed`, `squares`).
+        """
+        return self.add_in_memory(split, self.read_whole(split, positions, seed, step, first))
+
+    def add_in_memory(self, split: Split, batch: Batch[np.ndarray]) -> Batch[np.ndarray]:
+        """Adds what a batch takes from memory: the resized images, if the teacher sees them."""
+        if self._shows_images(split):
+            batch["teacher"] = split.images[batch["index"]]
+        return batch
+
+    def read_whole(
+        self, split: Split, positions: np.ndarray, seed: int, step: int, first: int = 0
+    ) -> Batch[np.ndarray]:
+        """The part of a batch that is made from whole images; arguments are those of `read`.
+
+        Of the split's images in memory it looks at nothing but the shape.
         """
         assert split.whole is not None
         fixed, independent = (self.teacher_view == name for name in ("fixed", "independent"))
         teacher_size = self.teacher_size or self.size
-        in_memory = isinstance(split.images, np.ndarray)
-        as_they_are = fixed and teacher_size == self.size and in_memory
+        as_they_are = self._shows_images(split)
         crops: list[np.ndarray] = []
         teacher: list[np.ndarray] = []
-        for first in range(0, len(positions), _DECODED):
-            images = split.whole.read(positions[first : first + _DECODED])
-            for i, image in enumerate(images, first):
+        for start in range(0, len(positions), _DECODED):
+            images = split.whole.read(positions[start : start + _DECODED])
+            for i, image in enumerate(images, first + start):
                 box = self._box(image, seed, step, i, 0)
                 crops.append(crop(image, box, self.size))
                 if independent:
@@ -133,9 +150,7 @@ class Crops(NamedTuple):
                 elif independent or teacher_size != self.size:
                     teacher.append(crop(image, box, teacher_size))
         batch: Batch[np.ndarray] = {"index": positions, "images": np.stack(crops)}
-        if as_they_are:
-            batch["teacher"] = split.images[positions]
-        elif teacher:
+        if teacher:
             batch["teacher"] = np.stack(teacher)
         return batch
 
@@ -155,6 +170,12 @@ class Crops(NamedTuple):
         size = self.teacher_size or self.size
         boxes = (self._box(x, int(i), number) for x, i in zip(images, positions, strict=True))
         return np.stack([crop(x, box, size) for x, box in zip(images, boxes, strict=True)])
+
+    def _shows_images(self, split: Split) -> bool:
+        """Whether the teacher sees the split's resized images, and they are in memory."""
+        same_size = self.teacher_size in (0, self.size)
+        in_memory = isinstance(split.images, np.ndarray)
+        return self.teacher_view == "fixed" and same_size and in_memory
 
     def _box(self, image: np.ndarray, *seed: int) -> Box:
         h, w = image.shape[:2]

@@ -107,6 +107,40 @@ def test_a_stream_without_steps_is_empty(kind, request):
     assert _gathered(request.getfixturevalue(kind), start=4, stop=4) == []
 
 
+@pytest.mark.parametrize("kind", ["resident", "lazy"])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_the_shares_of_a_batch_are_the_batch(kind, parts, request):
+    split = request.getfixturevalue(kind)
+    shares = [_gathered(split, start=3, stop=7, share=(i, parts)) for i in range(parts)]
+    for rows, whole in zip(
+        zip(*shares, strict=True), _gathered(split, start=3, stop=7), strict=True
+    ):
+        assert all(len(part[0]) == 4 // parts for part in rows)
+        joined = [np.concatenate(part) for part in zip(*rows, strict=True)]
+        chex.assert_trees_all_equal(joined, list(whole))
+
+
+def test_no_image_of_another_share_is_read():
+    asked = []
+
+    def read(positions):
+        asked.extend(positions)
+        return _read(positions)
+
+    split = Split(Lazy(N, read), LABELS)
+    asked.clear()
+    steps = list(batches.stream(split, batch_size=4, seed=0, start=0, stop=3, share=(1, 2)))
+    assert sorted(asked) == sorted(i for batch in steps for i in batch["index"].tolist())
+    assert len(asked) == 6
+
+
+def test_a_batch_that_cannot_be_shared_is_rejected(lazy):
+    with pytest.raises(
+        UserError, match=r"takes 4 images of a source, and 3 processes need a multiple of 3"
+    ):
+        batches.stream(lazy, batch_size=4, seed=0, start=0, stop=1, share=(0, 3))
+
+
 def test_an_error_while_decoding_reaches_the_reader():
     def read(positions):
         if list(positions) != [0]:

@@ -5,7 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
+from records import write_records
 
 from kdjax.data import batches, sources, views, whole
 from kdjax.data.sources import Lazy, OnDemand, Split
@@ -209,13 +211,22 @@ def test_views_of_crops_are_the_crops_mirrored_alike(split, teacher_view, teache
     assert seen.teacher.shape[1] == (teacher_size or SIZE)
 
 
-def _stream(split, start=0, stop=6, workers=0, **given):
+def _stream(split, start=0, stop=6, workers=0, share=(0, 1), **given):
     crops = whole.Crops((0.05, 1.0), SIZE, **given)
     return list(
         batches.stream(
-            split, batch_size=4, seed=3, start=start, stop=stop, workers=workers, crops=crops
+            split, batch_size=4, seed=3, start=start, stop=stop, workers=workers, crops=crops,
+            share=share,
         )
-    )
+    )  # fmt: skip
+
+
+def _joined(shares):
+    """The batches of which these are the shares."""
+    return [
+        {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        for parts in zip(*shares, strict=True)
+    ]
 
 
 def test_a_stream_of_crops_can_start_at_any_step_and_covers_the_split(split):
@@ -225,6 +236,57 @@ def test_a_stream_of_crops_can_start_at_any_step_and_covers_the_split(split):
     for step, batch in enumerate(every):
         np.testing.assert_array_equal(batch["index"], batches.positions(len(split), 4, 3, step))
         assert batch["images"].shape == batch["teacher"].shape == (4, SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize("teacher_view", ["consistent", "independent", "fixed"])
+def test_the_shares_of_a_batch_of_crops_are_the_batch(split, teacher_view):
+    every = _stream(split, start=1, stop=4, teacher_view=teacher_view)
+    for n in (2, 4):
+        shares = [
+            _stream(split, start=1, stop=4, share=(i, n), teacher_view=teacher_view)
+            for i in range(n)
+        ]
+        chex.assert_trees_all_equal(_joined(shares), every)
+
+
+def test_a_worker_makes_the_same_share_from_any_step_on(split):
+    # Grain asks for a flag of its own.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["test"])
+    rows = _stream(split, share=(1, 2), teacher_view="fixed")
+    found = _stream(split, start=3, workers=1, share=(1, 2), teacher_view="fixed")
+    chex.assert_trees_all_equal(found, rows[3:])
+
+
+@pytest.mark.slow
+def test_workers_and_processes_change_no_batch_of_any_source(folder, tmp_path):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["test"])
+    for part in ("train", "test"):
+        images = enumerate(sorted((folder / part).glob("*/*.png")))
+        write_records(
+            tmp_path / f"{part}.array_record", [(x.read_bytes(), i % 2) for i, x in images]
+        )
+    for name in (f"folder:{folder}", f"array_record:{tmp_path}"):
+        data = sources.load(name, resize=20, whole=True, memory=0).train
+        every = _stream(data, teacher_view="fixed")
+        for workers in (0, 2):
+            shares = [_stream(data, 2, 6, workers, (i, 2), teacher_view="fixed") for i in (0, 1)]
+            chex.assert_trees_all_equal(_joined(shares), every[2:])
+
+
+def test_workers_get_no_copy_of_the_images_in_memory(split):
+    seen = []
+
+    class Recording(whole.Crops):
+        def read_whole(self, given, *arguments):
+            seen.append(given.images.shape)
+            return super().read_whole(given, *arguments)
+
+    crops = Recording((0.05, 1.0), SIZE, "fixed")
+    stream = batches.stream(split, batch_size=4, seed=3, start=0, stop=2, crops=crops)
+    assert all(batch["teacher"].shape == (4, 20, 20, 3) for batch in stream)
+    assert set(seen) == {(1, 20, 20, 3)}
 
 
 def test_few_whole_images_are_in_memory_at_once():

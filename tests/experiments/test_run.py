@@ -52,8 +52,8 @@ def test_the_run_folder_holds_what_is_promised(finished):
     assert kd["model"] == "small_run:Tiny"
     assert kd["parameters"] == 9 * (16 + 2 * 16**2) + 2 * 3 * 16 + (16 * 8**2 + 1) * 10
     assert kd["steps"] == 6
-    assert set(kd["seconds_of"]) == {"steps", "evaluation", "logging", "checkpoints"}
-    assert 0 < sum(kd["seconds_of"].values()) < kd["seconds"]
+    assert set(kd["seconds_of"]) == {"steps", "data", "evaluation", "logging", "checkpoints"}
+    assert 0 < kd["seconds_of"]["data"] < sum(kd["seconds_of"].values()) < kd["seconds"]
     taught = METRICS | {"agreement", "agreement_top5", "kl", "teacher_accuracy"}
     taught |= {"loss/kd", "loss/cross_entropy"}
     running = {"running_agreement", "running_kl"}

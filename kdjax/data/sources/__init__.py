@@ -1,9 +1,9 @@
 """Data sets by name: splits of uint8 images and integer labels.
 
-A source reads `digits`, `tfds:<name>`, `cifar:<dir>`, `npz:<file>` or `folder:<dir>`, makes
-`domains` of one of these, or is a function of the user's own, `package.module:reader`. A split that
-fits in memory is an array; a larger one is a `Lazy` sequence that decodes images on demand. A new
-source is a new module and one line of `_SOURCES`.
+A source reads `digits`, `tfds:<name>`, `cifar:<dir>`, `npz:<file>`, `folder:<dir>` or
+`array_record:<dir>`, makes `domains` of one of these, or is a function of the user's own,
+`package.module:reader`. A split that fits in memory is an array; a larger one is a `Lazy` sequence
+that decodes images on demand. A new source is a new module and one line of `_SOURCES`.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kdjax import references
-from kdjax.data.sources import cifar, digits, domains, external, folder, npz, tfds
+from kdjax.data.sources import array_record, cifar, digits, domains, external, folder, npz, tfds
 from kdjax.data.sources.base import (
     Classes,
     Dataset,
@@ -58,6 +58,7 @@ _SOURCES = {
     "cifar": _Source("cifar:<dir>", cifar.read),
     "npz": _Source("npz:<file>", npz.read),
     "folder": _Source("folder:<dir>", folder.read, named_splits=True),
+    "array_record": _Source("array_record:<dir>", array_record.read, named_splits=True),
     "domains": _Source("domains:<domains>:<data set>", domains.read, named_splits=True),
 }
 #: The forms of `data.name` and of `load`, for messages.
@@ -88,12 +89,15 @@ def load(
         - `npz:<file>`: arrays `train_images`, `train_labels`, `test_images`, `test_labels`, and
           `class_names` if there are.
         - `folder:<dir>`: image files `<dir>/{train,test}/<class>/*.{png,jpg}`.
+        - `array_record:<dir>`: encoded images and labels in files such as
+          `<dir>/train-00000-of-00002.array_record`.
         - `domains:<domains>:<data set>[@<textures>]`: grey images as they are (`plain`), on
           coloured backgrounds (`color`) or blended with textures (`texture`), joined by `+`.
         - `<package.module>:<reader>`: an importable function that follows the contract of
           `Reader`. The kinds above take precedence over modules of the same name.
       dir: folder in which `tfds` keeps its data, or "" for its default.
-      train_split: for `tfds`, a split or a slice such as `train[:90%]`; for `folder`, a subfolder.
+      train_split: for `tfds`, a split or a slice such as `train[:90%]`; for `folder`, a subfolder;
+        for `array_record`, a part of the files' names.
       test_split: the same for the test images.
       resize: side in pixels to which images are resized when they are read (the shorter side,
         followed by the central square; bilinear); 0 leaves them as they are.
@@ -102,8 +106,8 @@ def load(
       train_examples: size of a fixed random subset of the training data to use; 0 uses all.
       memory: GB up to which a split is held in memory; a larger one is decoded on demand.
       whole: whether splits keep the way to the images at their full resolution beside the
-        resized ones, for crops of the whole image (`kdjax.data.whole`). Only `tfds`, `folder`
-        and readers of one's own can give them.
+        resized ones, for crops of the whole image (`kdjax.data.whole`). Only `tfds`, `folder`,
+        `array_record` and readers of one's own can give them.
 
     Raises:
       UserError: if the data cannot be found or read, or an argument is out of range.

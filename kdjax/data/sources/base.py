@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import IO, NamedTuple, Protocol, Self
 
 import numpy as np
 from PIL import Image
@@ -215,29 +215,46 @@ def from_arrays(
         raise UserError(
             f"training images are {train.images.shape[1:]}, test images {test.images.shape[1:]}"
         )
-    largest = max(int(split.labels.max(initial=-1)) for split in splits)
+    return train, test, count_classes(train.labels, test.labels, classes)
+
+
+def count_classes(train: np.ndarray, test: np.ndarray, classes: Classes = 0) -> Classes:
+    """The number of classes or their names, if labels agree with them.
+
+    Args:
+      train: labels of the training split, int [n], -1 where unknown.
+      test: the same of the test split.
+      classes: as for `from_arrays`.
+
+    Raises:
+      UserError: if a label is too large, or a class has no training image.
+    """
+    largest = max(int(labels.max(initial=-1)) for labels in (train, test))
     if classes:
         if largest >= (k := classes if isinstance(classes, int) else len(classes)):
             raise UserError(f"labels are up to {largest}, and there are {k} classes, from 0 on")
-        return train, test, classes
-    known = set(train.labels.tolist())
+        return classes
+    known = set(train.tolist())
     # The first six are among so many numbers, and the largest may be anything.
     without = [i for i in range(min(largest + 1, len(known) + 6)) if i not in known]
-    if without and (train.labels >= 0).any():
+    if without and (train >= 0).any():
         shown = ", ".join(map(str, without[:5])) + (", ..." if len(without) > 5 else "")
         raise UserError(
             f"labels are up to {largest}, but no training image has label {shown}: labels are "
             "numbers from 0 to k - 1"
         )
-    return train, test, 1 + max(largest, 0)
+    return 1 + max(largest, 0)
 
 
-def read_image(path: str | Path, channels: int = 0) -> np.ndarray:
+def read_image(
+    file: str | Path | IO[bytes], channels: int = 0, name: str | None = None
+) -> np.ndarray:
     """Reads an image file as grey values or colours, whichever it has itself.
 
     Args:
-      path: a file of one of `IMAGE_FORMATS`.
+      file: path or content of a file of one of `IMAGE_FORMATS`.
       channels: 1 or 3; 0 is 1 for a greyscale image and 3 for others.
+      name: of the image in messages; by default the path.
 
     Returns:
       uint8 [h, w, c]. Greyscale of 16 bits is scaled to 8.
@@ -245,11 +262,12 @@ def read_image(path: str | Path, channels: int = 0) -> np.ndarray:
     Raises:
       UserError: if it cannot be read, is of another format, or has more than `MAX_PIXELS` pixels.
     """
+    name = name or repr(str(file))
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as picture:
+        with Image.open(file, formats=IMAGE_FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise UserError(
-                    f"{str(path)!r} is {picture.height}x{picture.width}: an image has at most "
+                    f"{name} is {picture.height}x{picture.width}: an image has at most "
                     f"{MAX_PIXELS:,} pixels"
                 )
             is_grey = picture.mode in ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I")
@@ -259,13 +277,16 @@ def read_image(path: str | Path, channels: int = 0) -> np.ndarray:
                 grey = np.asarray(picture).astype(np.float64) * (255 / 65535)
                 image = Image.fromarray(np.round(grey.clip(0, 255)).astype(np.uint8))
             channels = channels or (1 if is_grey else 3)
-            pixels = np.asarray(image.convert({1: "L", 3: "RGB"}[channels]), np.uint8)
+            mode = {1: "L", 3: "RGB"}[channels]
+            if image.mode != mode:  # It would be a copy.
+                image = image.convert(mode)
+            pixels = np.asarray(image, np.uint8)
     except UserError:
         raise
     except Exception as error:
         # A damaged file can raise almost any exception.
         raise UserError(
-            f"cannot read {str(path)!r} as {', '.join(IMAGE_FORMATS)}: {first_line(error)}"
+            f"cannot read {name} as {', '.join(IMAGE_FORMATS)}: {first_line(error)}"
         ) from None
     return pixels.reshape(*pixels.shape[:2], channels)
 

@@ -53,7 +53,7 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
     channels = first.shape[-1]
     expected = (options.resize, options.resize) if options.resize else first.shape[:2]
 
-    def read_resized(path: Path) -> np.ndarray:
+    def read_resized(path: str) -> np.ndarray:
         image = resized(read_image(path, channels), options.resize)
         if image.shape[:2] != expected:
             raise UserError(
@@ -63,7 +63,8 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
         return image
 
     def split(folder: Path) -> Split:
-        paths = [path for path, _ in files[folder]]
+        # Every worker gets a copy, and a Path is several times as large.
+        paths = [str(path) for path, _ in files[folder]]
         labels = np.array([label for _, label in files[folder]], np.int32)
 
         def read_images(positions: Sequence[int]) -> list[np.ndarray]:

@@ -68,9 +68,15 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
                 f"choose from {allowed}"
             ) from None
 
+        def rows_of(source: Any, positions: Sequence[int]) -> Sequence[Any]:
+            try:
+                return list(source.__getitems__(positions))
+            except Exception as error:
+                # Records have checksums, so that damage raises; images raise almost any exception.
+                raise UserError(f"cannot read 'tfds:{name}'{where}: {first_line(error)}") from None
+
         def read_whole(positions: Sequence[int]) -> list[np.ndarray]:
-            rows = source.__getitems__(positions)
-            return [np.asarray(row[image_key], np.uint8) for row in rows]
+            return [np.asarray(row[image_key], np.uint8) for row in rows_of(source, positions)]
 
         def read_images(positions: Sequence[int]) -> list[np.ndarray]:
             return [resized(image, options.resize) for image in read_whole(positions)]
@@ -85,12 +91,11 @@ def read(argument: str, options: SourceOptions) -> tuple[Split, Split, Classes]:
                 split=split_name, decoders={image_key: tfds.decode.SkipDecoding()}
             )
             for part in parts:
-                labels[part] = [row[label_key] for row in undecoded.__getitems__(part.tolist())]
+                labels[part] = [row[label_key] for row in rows_of(undecoded, part.tolist())]
             return Split(Lazy(n, read_images), labels, whole)
         images = np.empty((n, *shape), np.uint8)
         for part in parts:
-            rows = source.__getitems__(part.tolist())
-            for i, row in zip(part, rows, strict=True):
+            for i, row in zip(part, rows_of(source, part.tolist()), strict=True):
                 image = resized(np.asarray(row[image_key], np.uint8), options.resize)
                 if image.shape != shape:
                     raise UserError(

@@ -135,6 +135,18 @@ def test_tfds_images_stay_whole_beside_the_resized_ones(tmp_path, memory):
     assert sources.load("tfds:tiny", **load).train.whole is None
 
 
+@pytest.mark.parametrize("memory", [0, 4])
+@pytest.mark.parametrize("where", ["cut", "flipped"])
+def test_damaged_tfds_data_is_one_line(assert_error, tmp_path, memory, where):
+    root = _write_tfds(tmp_path / "data")
+    file = root / "tiny/1.0.0/tiny-train.array_record-00000-of-00001"
+    content = bytearray(file.read_bytes())
+    if where == "flipped":
+        content[content.index(b"IDAT")] ^= 1
+    file.write_bytes(content[:-1] if where == "cut" else content)
+    assert_error("tfds:tiny", "cannot read 'tfds:tiny' in .*Riegeli", dir=str(root), memory=memory)
+
+
 def test_an_unknown_tfds_split_is_named_with_the_allowed_ones(assert_error, tmp_path):
     root = _write_tfds(tmp_path / "data")
     assert_error(
