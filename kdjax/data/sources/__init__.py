@@ -1,9 +1,9 @@
 """Data sets by name: splits of uint8 images and integer labels.
 
 A source reads `digits`, `tfds:<name>`, `cifar:<dir>`, `npz:<file>` or `folder:<dir>`, makes
-`domains` of one of these, or is a function of the user's own, `package.module:reader`. A split that
-fits in memory is an array; a larger one is a `Lazy` sequence that decodes images on demand. A new
-source is a new module and one line of `_SOURCES`.
+`domains` of one of these, makes images up (`generated`), or is a function of the user's own,
+`package.module:reader`. A split that fits in memory is an array; a larger one is a `Lazy` sequence
+that decodes images on demand. A new source is a new module and one line of `_SOURCES`.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kdjax import references
-from kdjax.data.sources import cifar, digits, domains, external, folder, npz, tfds
+from kdjax.data.sources import cifar, digits, domains, external, folder, generated, npz, tfds
 from kdjax.data.sources.base import (
     Classes,
     Dataset,
@@ -59,6 +59,7 @@ _SOURCES = {
     "npz": _Source("npz:<file>", npz.read),
     "folder": _Source("folder:<dir>", folder.read, named_splits=True),
     "domains": _Source("domains:<domains>:<data set>", domains.read, named_splits=True),
+    "generated": _Source("generated:<options>", generated.read),
 }
 #: The forms of `data.name` and of `load`, for messages.
 KINDS = ", ".join([*(source.form for source in _SOURCES.values()), "<package.module>:<reader>"])
@@ -90,6 +91,7 @@ def load(
         - `folder:<dir>`: image files `<dir>/{train,test}/<class>/*.{png,jpg}`.
         - `domains:<domains>:<data set>[@<textures>]`: grey images as they are (`plain`), on
           coloured backgrounds (`color`) or blended with textures (`texture`), joined by `+`.
+        - `generated:<options>`: noise of any size, such as `generated:n=64,side=224,classes=1000`.
         - `<package.module>:<reader>`: an importable function that follows the contract of
           `Reader`. The kinds above take precedence over modules of the same name.
       dir: folder in which `tfds` keeps its data, or "" for its default.
