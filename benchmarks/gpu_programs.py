@@ -1,7 +1,8 @@
-"""What programs do on a GPU, without one: kernels a step, bytes moved, temporaries.
+"""What programs do on a GPU, without one: kernels a step, bytes moved, memory.
 
     python -m benchmarks.gpu_programs [--target=h100] [--pairs=resnet56:resnet20,wrn_40_2:wrn_16_2]
         [--methods=kd,crd] [--batch_sizes=64,512] [--dtype=bfloat16]
+        [--image_size=32] [--num_classes=100] [--steps_per_call=32]
         [--programs=step,evaluation,init,zero_shot,transition_curves]
 
 Compiles the programs of kdjax for the target, on any machine; needs the extra `cuda12`, and no
@@ -15,6 +16,11 @@ Beside them stand
 - floors in milliseconds: the bytes over the target's bandwidth and the operations of the networks
   over its peak, whichever is longer; and the kernels times 1.5 and 4 microseconds, which is about
   what a start takes within a CUDA graph and in a stream.
+
+Images of more than 64 pixels come from the host with each call, as crops of whole images do, and
+networks have the stem for large images. The method `function_matching` is KL alone on mixed
+images, by AdamW (Beyer et al. 2022). What a device must hold is a program's temporaries and its
+arguments: the state, which the step replaces, the teacher, and the batches of a call.
 
 Convolutions are those of cuDNN, of which neither algorithm nor workspace is known here. Prints a
 row of a table per program, and at the end one JSON object.
@@ -95,17 +101,22 @@ TARGETS = {
 }  # fmt: skip
 _START = (1.5e-6, 4e-6)  # Seconds to start a kernel, in a graph and in a stream.
 _IMAGES = 50_000
-_CLASSES = 100
-_SIZE = 32
+# Side of the largest images that are kept on the device.
+_SMALL = 64
 PROGRAMS = ("step", "evaluation", "init", "zero_shot", "transition_curves")
 
 _TARGET = flags.DEFINE_string("target", "h100", ", ".join(TARGETS))
 _PAIRS = flags.DEFINE_list(
     "pairs", ["resnet56:resnet20", "wrn_40_2:wrn_16_2", "resnet32x4:resnet8x4"], "TEACHER:STUDENT."
 )
-_METHODS = flags.DEFINE_list("methods", ["kd"], "For the train step; `all`.")
+_METHODS = flags.DEFINE_list(
+    "methods", ["kd"], "For the train step; `all`, or `function_matching`."
+)
 _BATCHES = flags.DEFINE_list("batch_sizes", ["64"], "Images per step.")
 _DTYPE = flags.DEFINE_string("dtype", "bfloat16", "float32 or bfloat16.")
+_SIZE = flags.DEFINE_integer("image_size", 32, "Side of the images, in pixels.", lower_bound=1)
+_CLASSES = flags.DEFINE_integer("num_classes", 100, "Classes.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps_per_call", 0, "Steps in a call; 0 is as many as runs make.")
 _PROGRAMS = flags.DEFINE_list("programs", ["step"], ", ".join(PROGRAMS))
 _TEXT = flags.DEFINE_string("text", "", "Folder for the text of the compiled programs.")
 
@@ -121,6 +132,7 @@ class Row(NamedTuple):
     bytes: int
     fewest_bytes: int
     temporary_bytes: int
+    argument_bytes: int
     flop: int
     floor: float
     starts: tuple[float, float]
@@ -133,15 +145,15 @@ class Row(NamedTuple):
         return (
             f"| {self.program} | {self.batch} | {self.kernels} | {kinds} | {self.bytes / 1e9:.2f} "
             f"| {self.fewest_bytes / 1e9:.2f} | {self.temporary_bytes / 1e6:,.0f} "
-            f"| {self.flop / 1e9:.1f} | {1e3 * self.floor:.2f} | {graph:.2f} to {stream:.2f} "
-            f"| {self.compile_seconds:.0f} |"
+            f"| {self.argument_bytes / 1e6:,.0f} | {self.flop / 1e9:.1f} | {1e3 * self.floor:.2f} "
+            f"| {graph:.2f} to {stream:.2f} | {self.compile_seconds:.0f} |"
         )
 
 
 HEAD = (
     "| program | batch | kernels | " + " + ".join(hlo.KINDS) + " | GB | fewest GB "
-    "| temporaries, MB | GFLOP | floor, ms | starts, ms | compiled in s |\n"
-    "|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|"
+    "| temporaries, MB | arguments, MB | GFLOP | floor, ms | starts, ms | compiled in s |\n"
+    "|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|"
 )
 
 
@@ -191,11 +203,12 @@ class Compiler:
         seconds = time.perf_counter() - began
         self.text = compiled.as_text()
         found = hlo.costs(self.text)
-        temporary = compiled.memory_analysis().temp_size_in_bytes
+        memory = compiled.memory_analysis()
         floor = max(found.bytes / self.target.bandwidth, flop / self.target.peak[_DTYPE.value])
         return Row(
             name, batch, _DTYPE.value, found.total, dict(found.kernels), found.bytes, fewest,
-            temporary, flop, floor, (found.total * _START[0], found.total * _START[1]), seconds,
+            memory.temp_size_in_bytes, memory.argument_size_in_bytes, flop, floor,
+            (found.total * _START[0], found.total * _START[1]), seconds,
         )  # fmt: skip
 
     def placed(self, tree: Any, axis: int | None = None) -> Any:
@@ -239,6 +252,14 @@ def _on_shards(
     return jax.jit(mapped, **kwargs)
 
 
+def _options(name: str) -> dict[str, str]:
+    """The attributes of a network for images of this size: the stem, where it has a choice."""
+    from kdjax import models
+
+    has_stem = hasattr(models.create(name, num_classes=_CLASSES.value), "stem")
+    return {"stem": "imagenet"} if has_stem and _SIZE.value > _SMALL else {}
+
+
 class Pair:
     """Teacher and student, and the shapes of what their programs take."""
 
@@ -259,31 +280,47 @@ class Pair:
         if len(self.names) != 2:
             raise UserError(f"--pairs has {names!r}: it is TEACHER:STUDENT")
         given = dict(
-            num_classes=_CLASSES, in_channels=3, mean=(0.5,) * 3, std=(0.25,) * 3,
+            num_classes=_CLASSES.value, in_channels=3, mean=(0.5,) * 3, std=(0.25,) * 3,
             dtype=_DTYPE.value,
         )  # fmt: skip
-        self.teacher = networks.create(self.names[0], **given)
-        self.student = networks.create(self.names[1], **given, axis_name=parallel.AXIS)
-        images = jnp.zeros((1, _SIZE, _SIZE, 3))
+        options = [_options(name) for name in self.names]
+        self.teacher = networks.create(self.names[0], **given, options=options[0])
+        self.student = networks.create(
+            self.names[1], **given, axis_name=parallel.AXIS, options=options[1]
+        )
+        images = jnp.zeros((1, _SIZE.value, _SIZE.value, 3))
         self.variables, self.student_variables = (
             jax.eval_shape(one.init, jax.random.key(0), images)
             for one in (self.teacher, self.student)
         )
-        self.data = {
-            "images": jax.ShapeDtypeStruct((_IMAGES, _SIZE, _SIZE, 3), np.uint8),
-            "labels": jax.ShapeDtypeStruct((_IMAGES,), np.int32),
-        }
+        self.data = {"labels": jax.ShapeDtypeStruct((_IMAGES,), np.int32)}
+        if _SIZE.value <= _SMALL:
+            shape = (_IMAGES, _SIZE.value, _SIZE.value, 3)
+            self.data["images"] = jax.ShapeDtypeStruct(shape, np.uint8)
         self.key = jax.eval_shape(lambda: jax.random.key(0))
         self.taught, self.trained = (
-            models.describe(name, num_classes=_CLASSES, in_channels=3) for name in self.names
+            models.describe(
+                name, resolution=_SIZE.value, num_classes=_CLASSES.value, in_channels=3, **chosen
+            )
+            for name, chosen in zip(self.names, options, strict=True)
         )
         self.width = jnp.dtype(networks.DTYPES[_DTYPE.value]).itemsize
+
+    def batch_of(self, *shape: int) -> dict[str, Any]:
+        """Batches of a call, [*shape, b] of each device, with images that are not resident."""
+        import jax
+        import numpy as np
+
+        batch = {"index": jax.ShapeDtypeStruct((*shape, self.batch), np.int32)}
+        if "images" not in self.data:
+            pixels = (*shape, self.batch, _SIZE.value, _SIZE.value, 3)
+            batch["images"] = jax.ShapeDtypeStruct(pixels, np.uint8)
+        return batch
 
     def step(self, method: str) -> Row:
         """The train step of a method beside cross-entropy, with its usual weight."""
         import jax
         import jax.numpy as jnp
-        import numpy as np
 
         from configs.methods import objective
         from experiments.length import Length, StepLimit
@@ -293,28 +330,43 @@ class Pair:
         from kdjax.types import TeacherInputs
 
         compiler, b = self.compiler, self.batch
-        terms = objective([method], *self.names)
+        terms: dict[str, Any] = {}
+        chosen: dict[str, Any] = {"name": "sgd", "weight_decay": 5e-4}
+        augment: dict[str, Any] = {}
+        if method == "function_matching":
+            terms["kd"] = {"weight": 1.0, "temperature": 1.0}
+            chosen = {"name": "adamw", "weight_decay": 0.01, "decay_mask": "kernels"}
+            chosen["grad_clip_norm"] = 1.0
+            augment = {"teacher_view": "function_matching", "mixup": 1.0}
+        else:
+            terms = objective([method], *self.names)
         distiller = make_objective(terms, Length(StepLimit(1000), 100.0))
-        optimizer = optimizers.create("sgd", 0.05, weight_decay=5e-4)
+        optimizer = optimizers.create(learning_rate=0.05, **chosen)
         program = compiler.devices.map(
             train.make_train_step(
                 student=self.student, distiller=distiller, optimizer=optimizer,
-                views=views.make_views(num_classes=_CLASSES, image_size=_SIZE),
-                teachers=[self.teacher], axis_name=parallel.AXIS, elementwise=True,
+                views=views.make_views(
+                    num_classes=_CLASSES.value, image_size=_SIZE.value,
+                    cropped="images" not in self.data, **augment,
+                ),
+                teachers=[self.teacher], axis_name=parallel.AXIS,
+                elementwise=optimizers.is_elementwise(
+                    chosen["name"], chosen.get("decay_mask", "all")
+                ),
             ),
             in_axes=(None, None, None, 0, None), donate_argnums=0,
         )  # fmt: skip
         state = jax.eval_shape(
             lambda key, variables: train.init_state(
                 key, student=self.student, distiller=distiller, optimizer=optimizer,
-                image_shape=(_SIZE, _SIZE, 3), num_classes=_CLASSES, batch_size=b,
+                image_shape=(_SIZE.value, _SIZE.value, 3), num_classes=_CLASSES.value, batch_size=b,
                 teachers=[self.teacher], teacher_variables=variables,
                 train_labels=jnp.zeros(_IMAGES, jnp.int32),
             ),
             self.key, (self.variables,),
         )  # fmt: skip
-        steps = parallel.default_steps_per_call(compiler.devices)
-        batch = {"index": jax.ShapeDtypeStruct((1, steps, b), np.int32)}
+        steps = _STEPS.value or parallel.default_steps_per_call(compiler.devices)
+        batch = self.batch_of(1, steps)
         placed = compiler.placed
         arguments = map(placed, (state, TeacherInputs((self.variables,)), self.data))
         return compiler.compile(
@@ -326,16 +378,13 @@ class Pair:
 
     def evaluation(self) -> Row:
         """The student on a batch of the data set."""
-        import jax
-        import numpy as np
-
         from kdjax import train
 
         compiler, b = self.compiler, self.batch
         program = compiler.devices.map(
-            train.make_eval_step(self.student, _SIZE), in_axes=(None, None, 0), out_axes=0
+            train.make_eval_step(self.student, _SIZE.value), in_axes=(None, None, 0), out_axes=0
         )
-        batch = {"index": jax.ShapeDtypeStruct((1, b), np.int32)}
+        batch = self.batch_of(1)
         arguments = (self.student_variables, self.data)
         return compiler.compile(
             f"evaluation, {self.names[1]}", program,
@@ -349,7 +398,8 @@ class Pair:
         import jax.numpy as jnp
 
         program = self.compiler.devices.map(
-            lambda key: self.student.init(key, jnp.zeros((1, _SIZE, _SIZE, 3))), in_axes=(None,)
+            lambda key: self.student.init(key, jnp.zeros((1, _SIZE.value, _SIZE.value, 3))),
+            in_axes=(None,),
         )
         return self.compiler.compile(
             f"init, {self.names[1]}", program, (self.compiler.placed(self.key),), batch=0, flop=0,
@@ -376,7 +426,7 @@ class Pair:
                 "name": "adam", "learning_rate": 2e-3, "weight_decay": 0.0, "grad_clip_norm": 5.0,
             },
         )  # fmt: skip
-        data = PhaseData(splits={}, num_classes=_CLASSES, channels=3, image_size=_SIZE)
+        data = PhaseData(splits={}, num_classes=_CLASSES.value, channels=3, image_size=_SIZE.value)
         setup = Setup("zero_shot", config, self.student, [self.teacher], data, compiler.devices)
         task = DataFree.create(setup, Length(StepLimit(1000), 1.0))
         state = jax.eval_shape(
@@ -421,7 +471,7 @@ class Pair:
             return follow_all(step, 100, images, targets)
 
         program = compiler.devices.map(follow, in_axes=(None,) * 4)
-        images = jax.ShapeDtypeStruct((b, _SIZE, _SIZE, 3), np.float32)
+        images = jax.ShapeDtypeStruct((b, _SIZE.value, _SIZE.value, 3), np.float32)
         targets = jax.ShapeDtypeStruct((b,), np.int32)
         arguments = (self.student_variables, self.variables, images, targets)
         return compiler.compile(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from experiments.evaluation import TeacherLogits, summarize, teacher_sizes
 from experiments.plan import Load, Plan, Train
-from kdjax.networks import TORCH_SUFFIXES, TrainedNetwork
+from kdjax.networks import WEIGHT_SUFFIXES, TrainedNetwork
 
 # With so many times the accuracy of chance a network may still be what it is said to be.
 _NEAR_CHANCE = 2
@@ -60,7 +60,7 @@ def _described(
         accuracy = summarize(logits, images.labels).get("accuracy")
     if accuracy is not None:
         shown += f", {split} accuracy {accuracy:.2%}"
-    if reference.endswith(TORCH_SUFFIXES):
+    if reference.endswith(WEIGHT_SUFFIXES):
         given = plan.config.mean and plan.config.std
         how = "given" if given else "measured on the training images, as none are given"
         shown += f"; mean {_numbers(network.mean)}, std {_numbers(network.std)} ({how})"

@@ -137,8 +137,8 @@ def load(
 
     Args:
       reference: `RUN/PHASE`, the folder of a phase, such as `runs/x/kd` or `runs/x/teacher@50`,
-        or a PyTorch file as `MODEL=FILE`. A folder says what the arguments after `dtype` say; a
-        file needs them.
+        or a PyTorch or npz file as `MODEL=FILE`. A folder says what the arguments after `dtype`
+        say; a file needs them.
       dtype: of the computation, `float32` or `bfloat16`.
       num_classes: k.
       in_channels: c; 0 is 3.

@@ -1,4 +1,4 @@
-"""Trained networks by reference: the folder of a run's phase, or a PyTorch file."""
+"""Trained networks by reference: the folder of a run's phase, a PyTorch file or an npz file."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import checkpoint, files, models, references, torch_import
+from kdjax import checkpoint, files, models, npz_import, references, torch_import
 from kdjax.models.reused import ReusedClassifier
 from kdjax.types import Network, UserError, Variables, first_line
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".safetensors")
+# Of all files of weights, which say nothing of the network beside.
+WEIGHT_SUFFIXES = (*TORCH_SUFFIXES, ".npz")
 # Classes, channels, and pixels of a side: far more than any, and few enough for their products.
 _MOST = 2**16
 
@@ -136,9 +138,10 @@ def load(
     """Loads a trained network.
 
     Args:
-      reference: `RUN/PHASE`, the folder of a phase, or a PyTorch file as `FILE` or
-        `MODEL=FILE`. A folder says what all other arguments except `dtype` say; those that
-        are given must agree with it. A PyTorch file needs all of them.
+      reference: `RUN/PHASE`, the folder of a phase, or a PyTorch file, or an npz file of a
+        model that was published as one, as `FILE` or `MODEL=FILE`. A folder says what all other
+        arguments except `dtype` say; those that are given must agree with it. A file needs all
+        of them.
       model: name of the model.
       num_classes: k; 0 for that of the network.
       in_channels: c.
@@ -163,21 +166,21 @@ def load(
             path, dtype, model=model, num_classes=num_classes, in_channels=in_channels
         )
     if not path.exists():
-        raise UserError(f"no such phase folder or PyTorch file: {reference!r}")
-    if path.suffix not in TORCH_SUFFIXES:
-        raise UserError(f"{reference!r} is not a PyTorch file: {', '.join(TORCH_SUFFIXES)}")
-    state_dict = torch_import.load(path)
+        raise UserError(f"no such phase folder or file of weights: {reference!r}")
+    if path.suffix not in WEIGHT_SUFFIXES:
+        raise UserError(f"{reference!r} is no file of weights: {', '.join(WEIGHT_SUFFIXES)}")
     attributes = {"in_channels": in_channels, **(options or {})}
-    num_classes = num_classes or torch_import.count_classes(
-        model, state_dict, resolution=image_size, **attributes
-    )
+    if path.suffix == ".npz":
+        variables, num_classes = npz_import.load(path, model, num_classes=num_classes, **attributes)
+    else:
+        state_dict = torch_import.load(path)
+        attributes["resolution"] = image_size
+        num_classes = num_classes or torch_import.count_classes(model, state_dict, **attributes)
+        variables = torch_import.convert(model, state_dict, num_classes=num_classes, **attributes)
     network = create(
         model, num_classes=num_classes, in_channels=in_channels, mean=mean, std=std,
         dtype=dtype, options=options,
     )  # fmt: skip
-    variables = torch_import.convert(
-        model, state_dict, num_classes=num_classes, resolution=image_size, **attributes
-    )
     return TrainedNetwork(network, variables, model)
 
 

@@ -144,7 +144,7 @@ def test_pytorch_files_are_loaded_too(tmp_path):
     np.testing.assert_array_equal(loaded(images), expected(images))
     with pytest.raises(UserError, match=r"mean is \(\); the images have 3 channels"):
         kdjax.load(reference, num_classes=10)
-    with pytest.raises(UserError, match="no such phase folder or PyTorch file: 'runs/none'"):
+    with pytest.raises(UserError, match="no such phase folder or file of weights: 'runs/none'"):
         kdjax.load("runs/none")
 
 

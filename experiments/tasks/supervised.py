@@ -315,12 +315,13 @@ class Supervised:
         return (self.data.labelled, self.data.more_labelled)[: len(self._splits)]
 
     def _stream(self, seed: int, start: int) -> Iterator[batches.Batch[np.ndarray]]:
-        """The batches from step `start` on, with a part of each source."""
+        """This process's share of the batches from step `start` on, with a part of each source."""
         own, *more = (
             batches.stream(
                 split.split, batch_size=size * self.grad_accum_steps, seed=seed, start=start,
                 stop=self.steps, workers=self.data.workers,
                 crops=self.whole_crops() if split is self.data.train else None,
+                share=self.devices.share,
             )
             for split, size in zip(self._splits, self.batch_parts, strict=True)
         )  # fmt: skip
@@ -424,9 +425,7 @@ class Supervised:
     def _batch(self, stream: Iterator[Any], count: int) -> Any:
         """The next `count` batches, stacked and cut into shards."""
         parts = [next(stream) for _ in range(count)]
-        return jax.tree.map(
-            lambda *x: self.devices.shard(self.devices.own(np.stack(x), axis=1), axis=1), *parts
-        )
+        return jax.tree.map(lambda *x: self.devices.shard(np.stack(x), axis=1), *parts)
 
     def _synchronized(self, network: Network) -> Network:
         """The teacher with batch norm over all devices, if the phase wants that.

@@ -8,12 +8,13 @@ from typing import Any
 
 import flax.linen as nn
 
-from kdjax.models import generator, lenet, mobilenet, resnet, shufflenet, vgg, wide_resnet
+from kdjax.models import bit, generator, lenet, mobilenet, resnet, shufflenet, vgg, wide_resnet
 from kdjax.models.layers import Layers, Model
 from kdjax.references import is_reference, resolve
 from kdjax.types import UserError
 
 _MODELS: dict[str, Callable[..., Layers]] = {
+    **bit.MODELS,
     **generator.MODELS,
     **lenet.MODELS,
     **mobilenet.MODELS,

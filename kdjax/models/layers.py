@@ -54,6 +54,9 @@ class Layers(nn.Module):
     # Pairs for `re.sub` that map other spellings of state-dict keys in published files to the
     # spelling that the submodules' names follow.
     torch_aliases: ClassVar[tuple[tuple[str, str], ...]] = ()
+    # Pairs for `re.sub` that turn `module/leaf` into the name of the array in a published npz
+    # file, one tuple for each layout of such files (`kdjax.npz_import`).
+    npz_layouts: ClassVar[tuple[tuple[tuple[str, str], ...], ...]] = ()
 
     def variant_for(self, keys: Iterable[str]) -> "Layers":
         """The variant of this network to which weights with the given keys belong.

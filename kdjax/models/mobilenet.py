@@ -1,8 +1,9 @@
-"""MobileNets V2 (Sandler et al. 2018) and V3 (Howard et al. 2019), in their published forms.
+"""MobileNets V1 (Howard et al. 2017), V2 (Sandler et al. 2018) and V3 (Howard et al. 2019).
 
+`mobilenetv1` is the network that papers distil on ImageNet, as in ReviewKD and mdistiller;
 `mobilenetv2_half` is RepDistiller's `mobile_half`; `mobilenetv2_x*` are those of chenyaofo's
-pytorch-cifar-models; `mobilenetv3_small` is torchvision's. A single class implements all of
-them, given a plan of their layers.
+pytorch-cifar-models; `mobilenetv3_small` is torchvision's. A single class implements all of V2
+and V3, given a plan of their layers.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from kdjax.models.layers import Model, Names, global_average_pool, relu
+from kdjax.models.layers import Model, Names, global_average_pool, relu, uniform_fan_in_kernel
 from kdjax.types import Array, Outputs, UserError
 
 _LINEAR = {
@@ -322,7 +323,50 @@ class MobileNetV3Small(MobileNet):
         )
 
 
+# Table 1 of the V1 paper, cut as ReviewKD taps it: channels and stride of each block.
+_V1_STAGES = (
+    ((64, 1), (128, 2), (128, 1)),
+    ((256, 2), (256, 1)),
+    ((512, 2), (512, 1), (512, 1), (512, 1), (512, 1), (512, 1)),
+    ((1024, 2), (1024, 1)),
+)
+
+
+class MobileNetV1(Model):
+    """The MobileNet of depthwise separable convolutions, without shortcuts, for large images.
+
+    Taps: `stem` (after its ReLU); for K = 1 ... 4, `stageK_pre` and `stageK`, the last 1x1
+    convolution of a resolution before and after its ReLU, with 128, 256, 512 and 1024 channels;
+    `pre_pool` (the last stage) and `pre_logits` (its mean). The first stage halves the resolution
+    of the stem, which has half that of the images.
+    """
+
+    kernel_init = staticmethod(uniform_fan_in_kernel)
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Outputs:
+        norm = self.batch_norm(train)
+        x = self.check_images(images)
+        x = relu(self.conv_norm(x, norm, ("model_0_0", "model_0_1"), 32, 3, stride=2))
+        taps = {"stem": x}
+        number = 0
+        for stage, blocks in enumerate(_V1_STAGES, start=1):
+            for features, stride in blocks:
+                number += 1
+                depthwise, pointwise = (
+                    (f"model_{number}_{i}", f"model_{number}_{i + 1}") for i in (0, 3)
+                )
+                c = x.shape[-1]
+                x = self.conv_norm(x, norm, depthwise, c, 3, stride=stride, feature_group_count=c)
+                pre = self.conv_norm(relu(x), norm, pointwise, features, 1)
+                x = relu(pre)
+            taps |= {f"stage{stage}_pre": pre, f"stage{stage}": x}
+        taps |= {"pre_pool": x, "pre_logits": global_average_pool(x)}
+        return Outputs(self.classifier(taps["pre_logits"], name="fc"), taps)
+
+
 MODELS: dict[str, Callable[..., Model]] = {
+    "mobilenetv1": MobileNetV1,
     "mobilenetv2_half": MobileNetV2Half,
     "mobilenetv2_x0_5": partial(MobileNetV2, factor=0.5),
     "mobilenetv2_x0_75": partial(MobileNetV2, factor=0.75),

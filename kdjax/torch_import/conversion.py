@@ -60,8 +60,8 @@ def convert(
         channels = getattr(model, "in_channels", None)
         hints = _hints(fit.given, fit.wanted, attributes.get("num_classes"), channels)
         hints += _option_that_fits(name, attributes, state_dict, resolution)
-        mismatches = _mismatches(fit.given, fit.wanted, fit.unexpected)
-        raise UserError(f"state dict does not fit {name}: {hints}{mismatches}")
+        listed = mismatches(fit.given, fit.wanted, fit.unexpected)
+        raise UserError(f"state dict does not fit {name}: {hints}{listed}")
     variables: Variables = {}
     for key, ((collection, module, leaf), _) in template.items():
         value = fit.found[key].transpose(np.argsort(_AXES[fit.found[key].ndim]))
@@ -106,7 +106,7 @@ def export(
     wanted = {key: tuple(leaf.shape) for key, (_, leaf) in template.items()}
     if given != wanted:
         unexpected = [key for key in given if key not in wanted]
-        raise UserError(f"variables do not fit {name}: {_mismatches(given, wanted, unexpected)}")
+        raise UserError(f"variables do not fit {name}: {mismatches(given, wanted, unexpected)}")
     state_dict = {}
     for key in wanted:
         value = np.asarray(found[key], np.float32)
@@ -257,7 +257,7 @@ def _counter(key: str) -> str:
     return f"{key.rpartition('.')[0]}.num_batches_tracked"
 
 
-def _mismatches(given: Shapes, wanted: Shapes, unexpected: list[str]) -> str:
+def mismatches(given: Shapes, wanted: Shapes, unexpected: list[str]) -> str:
     """Lists every missing key, every unexpected key and every mismatched shape."""
     parts = {
         "missing": [key for key in wanted if key not in given],

@@ -12,6 +12,7 @@ from configs import (
     compare,
     distill,
     function_matching,
+    imagenet,
     methods,
     recipes,
     survey,
@@ -40,6 +41,9 @@ CASES = [
     (function_matching, "sun,views=all,crops=1000"),
     (function_matching, "imagenet,schedule=medium"),
     (function_matching, "digits,views=all,crops=4,distances=kl/hard/euclidean"),
+    (function_matching, "pet,networks=resnet"),
+    (imagenet, None),
+    (imagenet, "pair=resnet50/mobilenetv1,methods=kd/ofd/review"),
     (choices, None),
     (choices, "figure=9,data=cifar100"),
     (distill, None),
@@ -211,6 +215,9 @@ def test_distances_and_averages_are_further_phases():
         ("distances=kl/agree", "unknown distances 'agree': choose from kl, hard, euclidean"),
         ("patient=teacher", "unknown patient 'teacher': choose from student, all"),
         ("sun,schedule=short", "unknown schedule 'short': choose from fast, medium, long"),
+        ("pet,networks=vgg", "unknown networks 'vgg': choose from bit, resnet"),
+        ("imagenet,resolution=192", "resolution is 192: imagenet has 224 or 160, and the others"),
+        ("pet,resolution=160", "resolution is 160: imagenet has 224 or 160, and the others"),
     ],
 )
 def test_a_mistake_in_the_arguments_is_named(arguments, message):

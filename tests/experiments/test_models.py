@@ -28,6 +28,23 @@ def test_architectural_choices(name, options, parameters, madds):
     assert round(row.multiply_adds / 1e6, 2) == madds
 
 
+# Billions of multiply-adds on ImageNet's images: from torchvision's documentation, of MobileNet V1
+# Table 4 of its paper, and of BiT-R50x1 as of the ResNet-50, whose convolutions it has.
+@pytest.mark.parametrize(
+    ("name", "options", "resolution", "madds"),
+    [
+        ("resnet18", {"stem": "imagenet"}, 224, 1.81),
+        ("resnet34", {"stem": "imagenet"}, 224, 3.66),
+        ("resnet50", {"stem": "imagenet"}, 224, 4.09),
+        ("bit_r50x1", {}, 224, 4.09),
+        ("mobilenetv1", {}, 224, 0.57),
+    ],
+)
+def test_imagenet(name, options, resolution, madds):
+    row = describe(name, resolution=resolution, num_classes=1000, **options)
+    assert round(row.multiply_adds / 1e9, 2) == madds
+
+
 # Table 2 of the CIFAR-10 survey, 10 classes.
 TABLE_2 = {
     "distiller_resnet8": 89_322,

@@ -392,7 +392,7 @@ def test_phases_of_one_architecture_start_differently(finished):
         (lambda c: c.train.update(steps=-1), "steps is -1"),
         (lambda c: c.train.update(select="first"), "train.select is 'first': it must be one of last, best"),
         (lambda c: c.train.update(select="best"), "set data.validation"),
-        (lambda c: c.train.update(checkpoint="nothing.pth"), "no such phase folder or PyTorch file"),
+        (lambda c: c.train.update(checkpoint="nothing.pth"), "no such phase folder or file of weights"),
         (lambda c: c.train.optimizer.update(name="lion"), "train.optimizer.name is 'lion'"),
         (lambda c: c.train.schedule.update(name="sine"), "train.schedule.name is 'sine'"),
         (lambda c: c.train.augment.update(teacher_view="blind"), "train.augment.teacher_view is 'blind'"),

@@ -23,6 +23,11 @@ from kdjax.models.layers import Model
 # torchvision's VGG less its classifier (123,642,856), and 2 x 262,656 + 51,300 of the linear
 # layers.
 COUNTS_100 = {
+    # Of BiT and MobileNet V1: 25,549,352, 44,541,480, 236,335,208 and 4,231,976 at 1000 classes.
+    "bit_r50x1": 25_549_352 - 900 * 2049,
+    "bit_r101x1": 44_541_480 - 900 * 2049,
+    "bit_r152x2": 236_335_208 - 900 * 4097,
+    "mobilenetv1": 4_231_976 - 900 * 1025,
     "resnet8": 83_892,
     "resnet14": 181_108,
     "resnet20": 278_324,
@@ -260,6 +265,8 @@ def test_training_updates_the_batch_statistics_and_nothing_else(name):
         ("vgg8", False),
         ("vgg11_bn", True),
         ("vgg11_plain", True),
+        ("bit_r50x1", False),
+        ("mobilenetv1", False),
         ("mobilenetv2_half", False),
         ("mobilenetv2_x0_5", True),
         ("mobilenetv3_small", True),

@@ -1,9 +1,10 @@
 """Data sets by name: splits of uint8 images and integer labels.
 
 A source reads `digits`, `tfds:<name>`, `cifar:<dir>`, `npz:<file>`, `folder:<dir>` or
-`array_record:<dir>`, makes `domains` of one of these, or is a function of the user's own,
-`package.module:reader`. A split that fits in memory is an array; a larger one is a `Lazy` sequence
-that decodes images on demand. A new source is a new module and one line of `_SOURCES`.
+`array_record:<dir>`, makes `domains` of one of these, makes images up (`generated`), or is a
+function of the user's own, `package.module:reader`. A split that fits in memory is an array; a
+larger one is a `Lazy` sequence that decodes images on demand. A new source is a new module and one
+line of `_SOURCES`.
 """
 
 from typing import NamedTuple
@@ -11,7 +12,17 @@ from typing import NamedTuple
 import numpy as np
 
 from kdjax import references
-from kdjax.data.sources import array_record, cifar, digits, domains, external, folder, npz, tfds
+from kdjax.data.sources import (
+    array_record,
+    cifar,
+    digits,
+    domains,
+    external,
+    folder,
+    generated,
+    npz,
+    tfds,
+)
 from kdjax.data.sources.base import (
     Classes,
     Dataset,
@@ -60,6 +71,7 @@ _SOURCES = {
     "folder": _Source("folder:<dir>", folder.read, named_splits=True),
     "array_record": _Source("array_record:<dir>", array_record.read, named_splits=True),
     "domains": _Source("domains:<domains>:<data set>", domains.read, named_splits=True),
+    "generated": _Source("generated:<options>", generated.read),
 }
 #: The forms of `data.name` and of `load`, for messages.
 KINDS = ", ".join([*(source.form for source in _SOURCES.values()), "<package.module>:<reader>"])
@@ -93,6 +105,7 @@ def load(
           `<dir>/train-00000-of-00002.array_record`.
         - `domains:<domains>:<data set>[@<textures>]`: grey images as they are (`plain`), on
           coloured backgrounds (`color`) or blended with textures (`texture`), joined by `+`.
+        - `generated:<options>`: noise of any size, such as `generated:n=64,side=224,classes=1000`.
         - `<package.module>:<reader>`: an importable function that follows the contract of
           `Reader`. The kinds above take precedence over modules of the same name.
       dir: folder in which `tfds` keeps its data, or "" for its default.
