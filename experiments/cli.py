@@ -77,8 +77,8 @@ class Console(rich.console.Console):
         raise UserError("the output was closed; the same command resumes a run")
 
 
-# Exit statuses: another process is gone, and the user's mistake.
-_LOST, _MISTAKE = 1, 2
+# Exit statuses: of a process that has lost another one, and of a mistake of the user.
+LOST, MISTAKE = 1, 2
 # Longer messages are cut; a damaged file can make one of megabytes.
 _LONGEST = 4000
 
@@ -92,7 +92,7 @@ def fail(message: str) -> int:
         line = f"{line[:_LONGEST]} ... ({len(line) - _LONGEST:,} more characters)"
     whose = f"process {processes.index()}: " if processes.count() > 1 else ""
     print(f"{whose}error: {line}", file=sys.stderr)
-    return _MISTAKE
+    return MISTAKE
 
 
 def guarded(parse: Callable[[], int]) -> int:
@@ -133,7 +133,7 @@ def start(main: Callable[..., None], argv: Sequence[str], *, arguments: bool = F
     if status := guarded(parse):
         return status
     status = _run(main, rest)
-    if status in (_LOST, _MISTAKE) and processes.count() > 1:
+    if status in (LOST, MISTAKE) and processes.count() > 1:
         # At an orderly end JAX waits for the others, which may wait for this process.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -159,7 +159,7 @@ def _run(main: Callable[..., None], arguments: Sequence[str]) -> int:
                 f"or cannot be reached ({first_line(error)}); the same command resumes",
                 file=sys.stderr,
             )
-            return _LOST
+            return LOST
         return fail(
             "out of memory on the device: lower train.batch_size or raise train.grad_accum_steps"
         )

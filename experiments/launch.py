@@ -125,6 +125,13 @@ def _signal(processes: Sequence[Process], number: int) -> None:
             one.running.send_signal(number)
 
 
+def _wait(processes: Sequence[Process], seconds: float) -> None:
+    """Waits until all have ended, for so long at most."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and any(one.running.poll() is None for one in processes):
+        time.sleep(_POLL)
+
+
 def supervise(processes: Sequence[Process]) -> int:
     """Waits for processes, and ends all of them soon after one has failed.
 
@@ -139,15 +146,16 @@ def supervise(processes: Sequence[Process]) -> int:
         time.sleep(_POLL)
     if not failed:
         return max(status or 0 for status in statuses)
+    _wait(processes, _GRACE)
+    # One that has lost another may have ended before that one was seen to have.
+    ended = {i: status for i, one in enumerate(processes) if (status := one.running.poll())}
+    first = min(ended, key=lambda i: (ended[i] > 0, ended[i] in (cli.LOST, *_STOPPED)))
+    status = ended[first]
     for number in (signal.SIGTERM, signal.SIGKILL):
-        end = time.monotonic() + _GRACE
-        while time.monotonic() < end and any(one.running.poll() is None for one in processes):
-            time.sleep(_POLL)
         _signal(processes, number)
+        _wait(processes, _GRACE)
     for one in processes:
         one.running.wait()
-    first, status = failed[0], statuses[failed[0]]
-    assert status is not None
     if {one.running.returncode for one in processes} == {status} and status > 0:
         # All came to the same end, and the first one has said which.
         return status

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from experiments import launch
+from experiments import cli, launch
 from experiments.log import read_metrics
 
 # A run of tests/small_run.py; asked to, the second process kills itself in the middle of a phase.
@@ -65,6 +65,14 @@ def test_one_that_is_killed_is_named_with_its_signal(capsys):
     code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     assert launch.supervise([stand_in(code), stand_in(FOREVER)]) == 128 + signal.SIGKILL
     assert "process 0 of 2 was ended by SIGKILL" in capsys.readouterr().err
+
+
+def test_one_that_has_lost_another_is_not_the_one_that_is_named(capsys):
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    lost = stand_in(f"raise SystemExit({cli.LOST})")
+    lost.running.wait()
+    assert launch.supervise([lost, stand_in(code)]) == 128 + signal.SIGKILL
+    assert "process 1 of 2 was ended by SIGKILL" in capsys.readouterr().err
 
 
 def test_a_mistake_that_all_of_them_find_is_not_reported_again(capsys):
