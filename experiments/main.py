@@ -71,14 +71,11 @@ def connect() -> None:
 
 def main() -> None:
     """Runs the config of the flags."""
-    from experiments import dry_run, lines, run, smoke, workdir
+    from experiments import dry_run, lines, run, workdir
 
     connect()
     own_code.allow()
-    generated = smoke.with_generated_images(_CONFIG.value)
     config = run.resolve(_CONFIG.value)
-    if generated:
-        smoke.shrink(config)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
     folder = Path(_WORKDIR.value) if _WORKDIR.value else workdir.default(name, config)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

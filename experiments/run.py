@@ -8,10 +8,9 @@ from typing import Any
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import cli, legacy, lines, loaded, report, schema, stored
+from experiments import cli, legacy, lines, loaded, report, schema, smoke, stored
 from experiments import workdir as workdirs
 from experiments.cli import Interrupted
-from experiments.data import PhaseData
 from experiments.members import Member, expand, kept
 from experiments.phase import run_phase
 from experiments.plan import Ensemble, Plan, Train, plan_all
@@ -39,56 +38,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
     for name in names:
         resolved.phases[name] = ConfigDict(plain["phases"][name])
     if resolved.debug:
-        _shrink(resolved)
+        smoke.shrink(resolved)
     expand(resolved.phases.to_dict())
     resolved.code = workdirs.code(resolved.to_dict())
     return resolved
-
-
-def _shrink(config: ConfigDict) -> None:
-    """Turns a config into a smoke test: two steps per phase on a few images of its data.
-
-    The digits take the place of data that would have to be prepared first, and then the teachers
-    of other data are trained, too.
-    """
-    replaced = _unprepared(config.data)
-    if replaced:
-        _put_digits(config)
-    for phase in config.phases.values():
-        for given in (phase.images, phase.more_images):
-            if given.name and (replaced or _unprepared(given)):
-                given.update(name="digits", split="train", resize=config.data.resize, examples=0)
-        phase.update(
-            batch_size=16, grad_accum_steps=1, steps=2, shots=min(phase.shots, PhaseData.FEW)
-        )
-        phase.subset.update(examples=min(phase.subset.examples, 2 * PhaseData.FEW), per_class=())
-        phase.augment.teacher_crops = min(phase.augment.teacher_crops, 2)
-        curves = phase.transition_curves
-        curves.update(images=min(curves.images, 5), steps=min(curves.steps, 3))
-        phase.train_eval_images = min(phase.train_eval_images, 32)
-
-
-def _unprepared(data: ConfigDict) -> bool:
-    """Whether data may have to be downloaded and prepared."""
-    return "tfds:" in data.name and not data.dir
-
-
-def _put_digits(config: ConfigDict) -> None:
-    """Replaces the data, and what is of this data, by the digits."""
-    side = min(config.data.image_size or config.data.resize or 32, 32)
-    config.data.update(
-        name="digits", train_split="train", test_split="test", resize=side, image_size=side,
-        train_examples=0, validation=0.1, whole=False,
-    )  # fmt: skip
-    config.evaluation.name = ""
-    phases = config.phases.to_dict()
-    names = phases.keys() | {one.name for of in expand(phases).values() for one in of}
-    for phase in config.phases.values():
-        phase.update(mean=(), std=(), checkpoint="")
-        for key in ("init_from", "init_methods_from", "continue_from"):
-            if phase[key].partition("@")[0] not in names:
-                phase[key] = ""
-        phase.init_mix = phase.init_mix if phase.init_from else 1.0
 
 
 class Progress:

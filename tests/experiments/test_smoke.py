@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from small_run import execute
 
 from configs import common, function_matching, imagenet
-from experiments import run, smoke
+from experiments import run
 
 
 def test_the_command_runs_on_generated_images_of_the_configs_size(tmp_path):
@@ -15,10 +15,7 @@ def test_the_command_runs_on_generated_images_of_the_configs_size(tmp_path):
     for layer in (config.teacher, config.student):
         layer.model = "kdjax.models.resnet:ResNet"
         layer.model_options = ConfigDict({"blocks": (1,), "widths": (4, 4)})
-    assert smoke.with_generated_images(config)
-    resolved = run.resolve(config)
-    smoke.shrink(resolved)
-    summary, printed = execute(resolved, tmp_path / "run")
+    summary, printed = execute(config, tmp_path / "run")
     data = summary["config"]["data"]
     assert data["name"] == "generated:n=16,side=256,classes=1000"
     assert (data["resize"], data["image_size"], data["whole"]) == (256, 224, True)
@@ -33,11 +30,8 @@ def test_the_command_runs_on_generated_images_of_the_configs_size(tmp_path):
 def test_generated_images_have_the_size_and_classes_of_the_data(arguments, side, classes):
     config = function_matching.get_config(arguments)
     config.debug = True
-    assert smoke.with_generated_images(config)
-    assert config.data.name == f"generated:n=16,side={side},classes={classes}"
     resolved = run.resolve(config)
-    assert resolved.data.name == config.data.name
-    smoke.shrink(resolved)
+    assert resolved.data.name == f"generated:n=16,side={side},classes={classes}"
     assert {phase.batch_size for phase in resolved.phases.values()} == {8}
 
 
@@ -47,7 +41,6 @@ def test_generated_images_have_the_size_and_classes_of_the_data(arguments, side,
         {"debug": False},
         {"data.dir": "prepared"},
         {"data.name": "folder:images"},
-        {"data.image_size": 32},
     ],
 )
 def test_other_data_stays(changes):
@@ -55,9 +48,15 @@ def test_other_data_stays(changes):
     config.debug = True
     config.data.update(name="tfds:imagenet2012", resize=256, image_size=224)
     config.update_from_flattened_dict(changes)
-    before = config.data.to_dict()
-    assert not smoke.with_generated_images(config)
-    assert config.data.to_dict() == before
+    config.phases.teacher = common.inherit(config.teacher)
+    assert run.resolve(config).data.to_dict() == config.data.to_dict()
+
+
+def test_the_digits_stand_in_for_small_images():
+    config = imagenet.get_config("methods=kd")
+    config.debug = True
+    config.data.update(resize=32, image_size=32)
+    assert run.resolve(config).data.name == "digits"
 
 
 def test_published_recipes():
