@@ -51,6 +51,11 @@ def stand_in(code):
     return launch.Process(running, None)
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(launch, "_GRACE", 0.5)
+
+
 FOREVER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 
 

@@ -81,7 +81,8 @@ def test_students_learn_from_kd_alone_by_the_papers_protocol(recipe):
     assert config.student.epochs == 300
     assert config.student.optimizer.to_dict() == {
         "name": "sgd", "learning_rate": 0.05, "momentum": 0.9, "nesterov": True,
-        "weight_decay": 1e-4, "decoupled": False, "decay_mask": "all", "grad_clip_norm": 0.0,
+        "delta": 0.075, "weight_decay": 1e-4, "decoupled": False, "decay_mask": "all",
+        "grad_clip_norm": 0.0,
     }  # fmt: skip
 
 
