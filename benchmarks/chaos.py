@@ -10,6 +10,7 @@ for. Every figure of summary.json and every row of every metrics.jsonl must be t
 undisturbed run; times are not compared. Prints a table, and ends with status 1 if anything differs.
 """
 
+import contextlib
 import itertools
 import os
 import random
@@ -99,8 +100,9 @@ def disturb(
             try:
                 process.wait(timeout=rng.uniform(0, longest))
             except subprocess.TimeoutExpired:
-                os.kill(victim(process, number, rng), number)
-                arrived += 1
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(victim(process, number, rng), number)
+                    arrived += 1
         _, errors = process.communicate()
         if process.returncode == 0:
             return arrived

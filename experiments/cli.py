@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -32,8 +33,8 @@ class Interrupted(Exception):
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], int | None]]:
-    """Yields a function that returns which of SIGTERM and SIGINT has arrived first, or None.
+def stop_signals() -> Iterator[Callable[[], int]]:
+    """Yields a function that returns which of SIGTERM and SIGINT has arrived first, or 0.
 
     On a terminal the first one is acknowledged at once: compiling may take a minute.
     """
@@ -47,7 +48,7 @@ def stop_signals() -> Iterator[Callable[[], int | None]]:
 
     before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: received[0] if received else None
+        yield lambda: received[0] if received else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -77,7 +78,7 @@ class Console(rich.console.Console):
         raise UserError("the output was closed; the same command resumes a run")
 
 
-# Exit statuses: of a process that has lost another one, and of a mistake of the user.
+# Exit statuses: of a process that has lost another one or has failed, and of a mistake of the user.
 LOST, MISTAKE = 1, 2
 # Longer messages are cut; a damaged file can make one of megabytes.
 _LONGEST = 4000
@@ -132,7 +133,13 @@ def start(main: Callable[..., None], argv: Sequence[str], *, arguments: bool = F
 
     if status := guarded(parse):
         return status
-    status = _run(main, rest)
+    try:
+        status = _run(main, rest)
+    except Exception:
+        if processes.count() == 1:
+            raise
+        traceback.print_exc()
+        status = LOST
     if status in (LOST, MISTAKE) and processes.count() > 1:
         # At an orderly end JAX waits for the others, which may wait for this process.
         sys.stdout.flush()
@@ -155,8 +162,8 @@ def _run(main: Callable[..., None], arguments: Sequence[str]) -> int:
             if processes.count() == 1:
                 raise
             print(
-                f"process {processes.index()} of {processes.count()} ends, as another has ended "
-                f"or cannot be reached ({first_line(error)}); the same command resumes",
+                f"process {processes.index()} of {processes.count()} has lost another one, or has "
+                f"failed ({first_line(error)}); the same command resumes",
                 file=sys.stderr,
             )
             return LOST

@@ -83,7 +83,7 @@ class PhaseSplit:
         """Wraps a split."""
         self.split = split
         self.teacher_logits: dict[tuple[str, int], np.ndarray] = {}
-        self._resident: dict[int, Any] = {}
+        self._resident: dict[parallel.Devices, Any] = {}
 
     def __len__(self) -> int:
         return len(self.split)
@@ -95,9 +95,9 @@ class PhaseSplit:
 
     def resident(self, devices: parallel.Devices) -> Any:
         """The arrays that a compiled step gathers from, on the devices."""
-        if len(devices) not in self._resident:
-            self._resident[len(devices)] = devices.replicate(batches.resident(self.split))
-        return self._resident[len(devices)]
+        if devices not in self._resident:
+            self._resident[devices] = devices.replicate(batches.resident(self.split))
+        return self._resident[devices]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

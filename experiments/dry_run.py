@@ -225,7 +225,7 @@ def _duration(seconds: float) -> str:
 
 def _memory(devices: parallel.Devices) -> str:
     """The most memory that was used, on a device if it says so, or of the process."""
-    stats = devices.devices[0].memory_stats()
+    stats = devices.of_process[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return f"up to {stats['peak_bytes_in_use'] / 1e9:.1f} GB of memory on each device"
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -9,7 +9,6 @@ of the GPUs. If one ends before its time, the others are ended; the same command
 import argparse
 import contextlib
 import ctypes
-import itertools
 import os
 import signal
 import socket
@@ -53,11 +52,11 @@ class Process(NamedTuple):
 
 
 def parts(items: Sequence[int], n: int) -> list[list[int]]:
-    """Cuts items into n parts whose sizes differ by at most one; fewer than n are shared."""
-    if len(items) < n:
-        return [[items[i % len(items)]] for i in range(n)] if items else [[] for _ in range(n)]
-    ends = [round(len(items) * i / n) for i in range(n + 1)]
-    return [list(items[start:end]) for start, end in itertools.pairwise(ends)]
+    """Cuts items into n equal parts, the rest left over; fewer than n are shared."""
+    if items and len(items) < n:
+        return [[items[i % len(items)]] for i in range(n)]
+    size = len(items) // n
+    return [list(items[i * size : (i + 1) * size]) for i in range(n)]
 
 
 def start(arguments: Sequence[str], n: int) -> list[Process]:
@@ -66,17 +65,24 @@ def start(arguments: Sequence[str], n: int) -> list[Process]:
     Args:
       arguments: of each of them.
       n: how many.
+
+    Raises:
+      UserError: if there are GPUs, but not one for each.
     """
+    gpus = host.visible_gpus()
+    if 0 < len(gpus) < n:
+        raise UserError(f"processes is {n}: there are {len(gpus)} GPUs, and each needs one")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     cores = parts(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [], n)
-    gpus = parts(range(host.count_gpus()), n)
+    gpus_of = parts(range(len(gpus)), n)
     processes = []
     for i in range(n):
         environment = dict(os.environ)
-        if gpus[i]:
-            environment.setdefault("JAX_LOCAL_DEVICE_IDS", ",".join(map(str, gpus[i])))
+        if gpus_of[i]:
+            # Numbers among those that are visible.
+            environment["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, gpus_of[i]))
         errors = tempfile.TemporaryFile() if i else None  # noqa: SIM115
         running = subprocess.Popen(
             [
@@ -157,7 +163,10 @@ def supervise(processes: Sequence[Process]) -> int:
     for one in processes:
         one.running.wait()
     if {one.running.returncode for one in processes} == {status} and status > 0:
-        # All came to the same end, and the first one has said which.
+        # All failed alike, and process 0 has printed why.
+        return status
+    if first == 0 and status == cli.MISTAKE:
+        # It has printed it, and the others have lost it.
         return status
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
     said = processes[first].last_line

@@ -85,13 +85,24 @@ def main() -> None:
     if note := usage.what_stays(config, overrides):
         lines.show(note, console)
     if _DRY_RUN.value:
+        if processes.count() > 1:
+            raise UserError(f"dry_run works in one process, and there are {processes.count()}")
         dry_run.dry_run(config, folder, console)
         return
-    # What a process is told of the others is no part of what was run.
-    told = re.compile(r"--?(coordinator_address|num_processes|process_id)=")
-    given = [argument for argument in sys.argv[1:] if not told.match(argument)]
-    command = shlex.join(["python", "-m", "experiments.main", *given])
+    command = shlex.join(["python", "-m", "experiments.main", *without_processes(sys.argv[1:])])
     run.run(config, folder, console, command=command)
+
+
+def without_processes(arguments: Sequence[str]) -> list[str]:
+    """The arguments without what a process is told of the others, which no result depends on."""
+    kept, skip = [], False
+    for argument in arguments:
+        name, _, value = argument.lstrip("-").partition("=")
+        told = name in ("coordinator_address", "num_processes", "process_id")
+        if not (skip or told or name == "distributed"):
+            kept.append(argument)
+        skip = told and not value
+    return kept
 
 
 def prepare(argv: list[str]) -> int:

@@ -44,7 +44,7 @@ def run_phase(
     trained: Mapping[str, TrainedNetwork],
     workdir: Path,
     console: Console,
-    stop: Callable[[], int | None],
+    stop: Callable[[], int],
 ) -> dict[str, Finished]:
     """Trains members of a phase, or resumes that, and finishes at least one of them.
 
@@ -57,7 +57,7 @@ def run_phase(
       trained: the networks that members start from and learn from, by name.
       workdir: of the run.
       console: where lines and the progress bar go.
-      stop: returns the number of a signal that has asked to stop, or None.
+      stop: returns the number of a signal that has asked to stop, or 0.
 
     Returns:
       The members that are finished now, by name.
@@ -86,8 +86,8 @@ def run_phase(
         evaluator = Evaluator(plan.network, plan.data.image_size, plan.devices)
         if isinstance(plan.action, Load):
             variables = plan.action.trained.variables
-            if processes.is_main():
-                running[0].checkpoints.save(0, TrainState.of_variables(variables), {})
+            if stored := running[0].checkpoints:
+                stored.save(0, TrainState.of_variables(variables), {})
             placed = plan.devices.replicate(variables)
             return _finish(running[0], plan, described, placed, 0, "", (), evaluator, Clock())
         loop = TrainLoop(running, plan, evaluator=evaluator, console=console, stop=stop)
@@ -119,14 +119,12 @@ def _open(
     running = []
     for member in members:
         folder = workdir / member.name
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        files.write_json(folder / "network.json", described)
-        stored = checkpoint.Checkpoints(
-            folder / "checkpoints",
-            keep_best=_keeps_best(plan),
-            read_only=not processes.is_main(),
-        )
-        opened.callback(stored.close)
+        stored = None
+        if processes.is_main():
+            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            files.write_json(folder / "network.json", described)
+            stored = checkpoint.Checkpoints(folder / "checkpoints", keep_best=_keeps_best(plan))
+            opened.callback(stored.close)
         running.append(
             RunningMember(
                 member=member,
@@ -186,7 +184,8 @@ def _combine(
         assert logits is not None
         result[name] = comparison.measure(logits, split)
     result["seconds"] = time.perf_counter() - started
-    folder.mkdir(exist_ok=True)
+    if processes.is_main():
+        folder.mkdir(exist_ok=True)
     files.write_json(folder / "result.json", {"step": 0, "summary": result})
     return Finished(None, result)
 
@@ -219,11 +218,12 @@ def _finish(
     clock: Clock,
 ) -> dict[str, Finished]:
     """Selects the network that counts, evaluates it on every split and records it."""
-    one.checkpoints.wait()
+    if one.checkpoints:
+        one.checkpoints.wait()
     selected = step
     if _keeps_best(plan):
         best = jax.device_get(variables)
-        if processes.is_main():
+        if one.checkpoints:
             selected = one.checkpoints.best_step() or step
             arrays, _ = one.checkpoints.read(selected)
             best = networks.student_variables(arrays, plan.network, described, one.folder)

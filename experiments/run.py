@@ -131,7 +131,7 @@ def run(
             "phases": progress.results,
         }
         for plan in plans:
-            if (signal_number := processes.broadcast_json(stop())) is not None:
+            if signal_number := processes.largest(stop()):
                 raise Interrupted(signal_number)
             _run_members(plan, progress, workdir, console, stop)
             if processes.is_main():
@@ -174,7 +174,7 @@ def _run_members(
     progress: Progress,
     workdir: Path,
     console: Console,
-    stop: Callable[[], int | None],
+    stop: Callable[[], int],
 ) -> None:
     """Runs the members of a phase that are not finished, together, until all of them are."""
     waiting = []

@@ -30,7 +30,7 @@ class RunningMember:
       member: which one.
       folder: of the member.
       described: the content of its network.json.
-      checkpoints: in that folder.
+      checkpoints: in that folder; None in a process that is not the first one.
       teachers: by name, with variables on the host.
       placed: the same teachers with variables on the devices.
       comparison: with these teachers and other networks, on whole splits.
@@ -42,7 +42,7 @@ class RunningMember:
     member: Member
     folder: Path
     described: dict[str, Any]
-    checkpoints: checkpoint.Checkpoints
+    checkpoints: checkpoint.Checkpoints | None
     teachers: dict[str, TrainedNetwork]
     placed: dict[str, TrainedNetwork]
     comparison: Comparison
@@ -117,11 +117,11 @@ class Saver:
         scores: Sequence[float | None] | None = None,
     ) -> None:
         """Starts saving the states of these members, as of `step`."""
-        if not processes.is_main():
-            return
         with self._clock.spend("checkpoints"):
             for i in which:
                 one = self._running[i]
+                if one.checkpoints is None:
+                    continue
                 extra = {
                     "seed": one.member.seed,
                     "clock": self._clock.saved(),
@@ -134,7 +134,8 @@ class Saver:
     def wait(self) -> None:
         """Returns when everything is on disk."""
         for one in self._running:
-            one.checkpoints.wait()
+            if one.checkpoints:
+                one.checkpoints.wait()
 
 
 def restore_or_init(
@@ -152,8 +153,8 @@ def restore_or_init(
     # Without the given variables, whose head may be another.
     like = jax.eval_shape(init, *arguments[0][:2], None)
     restored = []
-    if processes.is_main():
-        restored = _restore([one.checkpoints for one in running], like, console)
+    if stores := [one.checkpoints for one in running if one.checkpoints]:
+        restored = _restore(stores, like, console)
     extras = processes.broadcast_json([extra for _, extra in restored])
     states: tuple[TrainState, ...]
     if extras:

@@ -71,7 +71,7 @@ class TrainLoop:
         *,
         evaluator: Evaluator,
         console: Console,
-        stop: Callable[[], int | None],
+        stop: Callable[[], int],
     ):
         """Restores the members' checkpoints, or initialises their states.
 
@@ -80,7 +80,7 @@ class TrainLoop:
           plan: of the phase, which trains its network.
           evaluator: of the phase's network.
           console: where lines and the progress bar go.
-          stop: returns the number of a signal that has asked to stop, or None.
+          stop: returns the number of a signal that has asked to stop, or 0.
 
         Raises:
           UserError: for damaged checkpoints.
@@ -139,8 +139,8 @@ class TrainLoop:
                 evaluate, log = calls.evaluation_due(self._step), calls.log_due(self._step)
                 # Several processes have to agree, which takes time, and stop where rows are due.
                 due = evaluate or log or processes.count() == 1
-                signal_number = processes.broadcast_json(self._stop()) if due else None
-                if not (evaluate or log or signal_number is not None):
+                signal_number = processes.largest(self._stop()) if due else 0
+                if not (evaluate or log or signal_number):
                     continue
                 self._add_up()
                 images = (self._step - lap_start) * self._plan.config.batch_size
@@ -151,7 +151,7 @@ class TrainLoop:
                     self._check_finite(rows)
                     ended = self._ended()
                 # What was due is done first, so that a resumed run logs the same rows.
-                if signal_number is not None and not any(ended):
+                if signal_number and not any(ended):
                     self._saver.save(range(len(self._running)), self._step, self._states)
                     self._saver.wait()
                     raise Interrupted(signal_number)

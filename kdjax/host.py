@@ -73,7 +73,7 @@ def set_up_host() -> None:
         if "xla_backend_extra_options" not in flags:
             # Once unrolled, a loop over 16 or 32 channels is no longer vectorised.
             flags += " --xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
-        if "xla_multiheap_size" not in flags and not count_gpus():
+        if "xla_multiheap_size" not in flags and not visible_gpus():
             # The C library returns blocks of more than 64 MB to the system and requests them
             # again in every step. The flag applies to every backend, and GPU memory does not
             # come from the C library.
@@ -99,9 +99,11 @@ def keep_freed_memory() -> None:
                 libc.mallopt(option, value)
 
 
-def count_gpus() -> int:
-    """How many NVIDIA GPUs there appear to be; asking JAX would initialise it too early."""
-    return len(glob.glob("/dev/nvidia[0-9]*"))
+def visible_gpus() -> list[str]:
+    """The NVIDIA GPUs that there appear to be; asking JAX would initialise it too early."""
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in chosen.split(",") if name.strip()]
+    return glob.glob("/dev/nvidia[0-9]*")
 
 
 def set_up_cache(folder: str) -> None:

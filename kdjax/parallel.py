@@ -94,7 +94,13 @@ def for_member(values: Sequence[T], i: int) -> T:
 
 
 class Devices:
-    """The devices that share a batch, and the operations across them."""
+    """The devices that share a batch, and the operations across them.
+
+    Attributes:
+      devices: all of them, in order.
+      mesh: of all of them.
+      of_process: those of this process.
+    """
 
     def __init__(self, devices: Sequence[jax.Device]):
         """Takes the devices to use, in order."""
@@ -102,9 +108,9 @@ class Devices:
         self.mesh = Mesh(np.array(self.devices), (AXIS,))
         self._processes = sorted({device.process_index for device in self.devices})
         # Programs take and return arrays on the devices of their own process.
-        own = [one for one in self.devices if one.process_index == processes.index()]
-        self._count = len(own)
-        self._replicated = NamedSharding(Mesh(np.array(own), (AXIS,)), PartitionSpec())
+        self.of_process = [one for one in self.devices if one.process_index == processes.index()]
+        own = Mesh(np.array(self.of_process), (AXIS,))
+        self._replicated = NamedSharding(own, PartitionSpec())
 
     @classmethod
     def dividing(cls, size: int, at_most: int = 0) -> "Devices":
@@ -118,9 +124,17 @@ class Devices:
 
         Raises:
           UserError: if `at_most` is negative or exceeds the number available, or the processes
-            cannot share a batch.
+            have different numbers of devices or cannot share a batch.
         """
         available = jax.devices()
+        of_process: dict[int, list[jax.Device]] = {}
+        for device in available:
+            of_process.setdefault(device.process_index, []).append(device)
+        numbers = [len(of_process[i]) for i in sorted(of_process)]
+        if len(set(numbers)) > 1:
+            raise UserError(
+                f"processes have {', '.join(map(str, numbers))} devices: give all the same number"
+            )
         if not 0 <= at_most <= len(available):
             raise UserError(f"devices is {at_most}: there are {len(available)}, and 0 uses all")
         limit, processes_count = at_most or len(available), processes.count()
@@ -135,9 +149,6 @@ class Devices:
                 f"{processes_count} processes with at most {limit} devices cannot share batches "
                 f"of {size}: the batch must be a multiple of the processes, each with a device"
             )
-        of_process: dict[int, list[jax.Device]] = {}
-        for device in available:
-            of_process.setdefault(device.process_index, []).append(device)
         return cls([one for i in sorted(of_process) for one in of_process[i][: max(counts)]])
 
     @classmethod
@@ -170,7 +181,7 @@ class Devices:
     @property
     def memory(self) -> int:
         """Bytes that all of them have together; of virtual devices, those of the machine."""
-        stats = self.devices[0].memory_stats()
+        stats = self.of_process[0].memory_stats()
         if stats and "bytes_limit" in stats:
             return int(stats["bytes_limit"]) * len(self)
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -199,7 +210,7 @@ class Devices:
         `axis` is split: [..., b, ...] -> [devices, ..., b / devices, ...], with the numbers of
         rows and devices of this process.
         """
-        return np.stack(np.split(array, self._count, axis))
+        return np.stack(np.split(array, len(self.of_process), axis))
 
     def gather(self, array: np.ndarray, axis: int = 0) -> np.ndarray:
         """The rows of all processes: the inverse of `own`."""

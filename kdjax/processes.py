@@ -16,6 +16,7 @@ from kdjax.types import PyTree, UserError, first_line
 
 T = TypeVar("T")
 
+_connected = False
 # After which a process that gives no sign of life is taken for gone. On a machine that is short of
 # processor time ten have been too few.
 _HEARTBEAT_SECONDS = 30
@@ -35,6 +36,9 @@ def start(address: str | None = None, number: int | None = None, index: int | No
     Raises:
       UserError: if nothing is found, or no connection is made.
     """
+    global _connected
+    # It would take SIGTERM, after which runs save and stop.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             address, number, index, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
@@ -42,16 +46,17 @@ def start(address: str | None = None, number: int | None = None, index: int | No
     except (RuntimeError, ValueError, TypeError) as error:
         where = f"process {index} of {number} at {address}" if address else "processes"
         raise UserError(f"{where} cannot be connected: {first_line(error)}") from None
+    _connected = True
 
 
 def count() -> int:
-    """The number of processes; JAX is not started for it."""
-    return jax.process_count() if jax.distributed.is_initialized() else 1
+    """The number of processes."""
+    return jax.process_count() if _connected else 1
 
 
 def index() -> int:
     """The index of this process."""
-    return jax.process_index() if jax.distributed.is_initialized() else 0
+    return jax.process_index() if _connected else 0
 
 
 def is_main() -> bool:
@@ -88,9 +93,14 @@ def broadcast_json(value: T) -> T:
     return found
 
 
-def gather(array: np.ndarray) -> np.ndarray:
+def largest(value: int) -> int:
+    """The largest of the processes' values."""
+    return int(gather(np.int32(value)).max()) if count() > 1 else value
+
+
+def gather(array: np.ndarray | np.int32) -> np.ndarray:
     """The arrays of all processes, of one shape, in order: [...] -> [processes, ...]."""
     if count() == 1:
-        return array[None]
+        return np.asarray(array)[None]
     gathered: Any = multihost_utils.process_allgather(array)
     return np.asarray(gathered).reshape(count(), *array.shape)

@@ -1,5 +1,7 @@
 """Collectives and devices against their definition on the whole batch."""
 
+import types
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -178,3 +180,11 @@ def test_a_process_has_all_rows_if_it_is_alone():
     assert devices.share == (0, 1)
     np.testing.assert_array_equal(devices.own(rows), rows)
     np.testing.assert_array_equal(devices.gather(rows), rows)
+
+
+def test_processes_with_different_numbers_of_devices_are_refused(monkeypatch):
+    indices = (0, 0, 1)
+    devices = [types.SimpleNamespace(process_index=i) for i in indices]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    with pytest.raises(UserError, match="processes have 2, 1 devices: give all the same number"):
+        parallel.Devices.dividing(8)

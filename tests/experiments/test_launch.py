@@ -36,7 +36,7 @@ def get_config(arg=None):
     ("items", "n", "expected"),
     [
         ([0, 1, 2, 3], 2, [[0, 1], [2, 3]]),
-        ([3, 5, 7], 2, [[3, 5], [7]]),
+        ([3, 5, 7], 2, [[3], [5]]),
         ([4], 3, [[4], [4], [4]]),
         ([], 2, [[], []]),
     ],
@@ -166,3 +166,16 @@ def test_what_does_not_connect_is_one_line(arguments, message, tmp_path):
 def test_the_number_of_processes_is_positive(capsys):
     with pytest.raises(launch.UserError, match="processes is 0: it is a positive number"):
         launch.main(["--processes=0", "--", "--config=configs/train.py"])
+
+
+def test_each_process_needs_a_gpu_where_there_are_some(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(launch.UserError, match="processes is 2: there are 1 GPUs"):
+        launch.start([], 2)
+
+
+def test_the_command_of_a_run_says_nothing_of_its_processes():
+    from experiments.main import without_processes
+
+    given = ["--config=a.py", "--process_id", "1", "--num_processes=2", "--distributed", "--x=2"]
+    assert without_processes(given) == ["--config=a.py", "--x=2"]
