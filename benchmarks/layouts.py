@@ -47,6 +47,8 @@ KINDS: dict[str, tuple[str, ...]] = {
         "--config=configs/zero_shot.py", "--config.teacher.steps=10", "--config.log_every=1",
         "--config.student.steps=2", "--config.student.batch_size=32",
         "--config.teacher.optimizer.learning_rate=1e-3",
+        "--config.student.optimizer.learning_rate=1e-6",
+        "--config.phases.zero_shot.adversarial.learning_rate=1e-6",
     ),
 }  # fmt: skip
 LAYOUTS = ((1, 1), (1, 2), (2, 1))
