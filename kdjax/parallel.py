@@ -137,16 +137,11 @@ class Devices:
             )
         if not 0 <= at_most <= len(available):
             raise UserError(f"devices is {at_most}: there are {len(available)}, and 0 uses all")
-        limit, processes_count = at_most or len(available), processes.count()
-        per_process = len(available) // processes_count
-        counts = [
-            n
-            for n in range(1, min(per_process, limit // processes_count) + 1)
-            if size % (n * processes_count) == 0
-        ]
+        limit, several = at_most or len(available), len(of_process)
+        counts = [n for n in range(1, limit // several + 1) if size % (n * several) == 0]
         if not counts:
             raise UserError(
-                f"{processes_count} processes with at most {limit} devices cannot share batches "
+                f"{several} processes with at most {limit} devices cannot share batches "
                 f"of {size}: the batch must be a multiple of the processes, each with a device"
             )
         return cls([one for i in sorted(of_process) for one in of_process[i][: max(counts)]])

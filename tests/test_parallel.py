@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import parallel, processes
+from kdjax import parallel
 from kdjax.types import UserError
 
 
@@ -166,7 +166,8 @@ def test_a_call_makes_many_steps_except_on_the_cpu(monkeypatch):
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch):
-    monkeypatch.setattr(processes, "count", lambda: 2)
+    devices = [types.SimpleNamespace(process_index=i) for i in range(2)]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
     with pytest.raises(
         UserError, match="2 processes with at most 2 devices cannot share batches of 33"
     ):

@@ -100,10 +100,18 @@ class Crops(NamedTuple):
     teacher_view: str = "consistent"
     teacher_size: int = 0
 
-    def read(
+    def add_in_memory(self, split: Split, batch: Batch[np.ndarray]) -> Batch[np.ndarray]:
+        """Adds what a batch takes from memory: the resized images, if the teacher sees them."""
+        if self._shows_images(split):
+            batch["teacher"] = split.images[batch["index"]]
+        return batch
+
+    def read_whole(
         self, split: Split, positions: np.ndarray, seed: int, step: int, first: int = 0
     ) -> Batch[np.ndarray]:
         """One batch of a split that has whole images, or some of its rows.
+
+        All but what `add_in_memory` adds: of images in memory it looks at nothing but the shape.
 
         Args:
           split: the examples.
@@ -116,21 +124,6 @@ class Crops(NamedTuple):
           The rows. `images` are the student's crops. `teacher` is there if the teacher does not
           see the same: crops of other parts (`independent`), the same parts at its own
           resolution, or the resized images (`fixed`, `squares`).
-        """
-        return self.add_in_memory(split, self.read_whole(split, positions, seed, step, first))
-
-    def add_in_memory(self, split: Split, batch: Batch[np.ndarray]) -> Batch[np.ndarray]:
-        """Adds what a batch takes from memory: the resized images, if the teacher sees them."""
-        if self._shows_images(split):
-            batch["teacher"] = split.images[batch["index"]]
-        return batch
-
-    def read_whole(
-        self, split: Split, positions: np.ndarray, seed: int, step: int, first: int = 0
-    ) -> Batch[np.ndarray]:
-        """The part of a batch that is made from whole images; arguments are those of `read`.
-
-        Of the split's images in memory it looks at nothing but the shape.
         """
         assert split.whole is not None
         fixed, independent = (self.teacher_view == name for name in ("fixed", "independent"))

@@ -120,7 +120,8 @@ def test_what_does_not_fit_becomes_the_central_square():
 
 
 def _read(split, crops, step=0, positions=(3, 0, 5)):
-    return crops.read(split, np.array(positions, np.int32), 1, step)
+    rows = crops.read_whole(split, np.array(positions, np.int32), 1, step)
+    return crops.add_in_memory(split, rows)
 
 
 def test_a_crop_depends_on_seed_step_and_place_alone(split):
@@ -299,7 +300,8 @@ def test_few_whole_images_are_in_memory_at_once():
     squares = np.zeros((100, SIZE, SIZE, 3), np.uint8)
     split = Split(squares, np.zeros(100, np.int32), OnDemand(100, read))
     assert (
-        whole.Crops((0.05, 1.0), SIZE).read(split, np.arange(100), 0, 0)["images"].shape[0] == 100
+        whole.Crops((0.05, 1.0), SIZE).read_whole(split, np.arange(100), 0, 0)["images"].shape[0]
+        == 100
     )
     assert max(sizes) == 16
     assert sum(sizes) == 100
