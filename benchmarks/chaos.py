@@ -24,7 +24,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from benchmarks.figures import figures
+from benchmarks.figures import figures, kinds
 
 _KINDS = flags.DEFINE_list("kinds", [], "Kinds of phases; all by default.")
 _KILLS = flags.DEFINE_integer("kills", 20, "Times that a run of each kind gets SIGKILL.")
@@ -113,9 +113,7 @@ def disturb(
 
 def main(_: Sequence[str]) -> None:
     """Prints the table."""
-    chosen = _KINDS.value or list(KINDS)
-    if unknown := [kind for kind in chosen if kind not in KINDS]:
-        sys.exit(f"no kind {unknown[0]!r}: choose from {', '.join(KINDS)}")
+    chosen = kinds(_KINDS.value, KINDS)
     print(
         "| kind | SIGKILL | SIGTERM, SIGINT | runs | figures and rows |",
         "|---|---:|---:|---:|---|",

@@ -1,6 +1,8 @@
 """What a finished run says, without how long it took."""
 
 import json
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,13 @@ from experiments.log import read_metrics
 
 # What differs between equal runs.
 _TIMES = ("seconds", "images_per_second", "eta_seconds", "seconds_of", "command")
+
+
+def kinds(given: Sequence[str], known: Mapping[str, Any]) -> list[str]:
+    """The kinds of runs that were asked for, by default all; ends the program if one is unknown."""
+    if unknown := [kind for kind in given if kind not in known]:
+        sys.exit(f"no kind {unknown[0]!r}: choose from {', '.join(known)}")
+    return list(given or known)
 
 
 def figures(folder: Path) -> dict[str, Any]:

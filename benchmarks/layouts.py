@@ -23,7 +23,7 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks.figures import figures
+from benchmarks.figures import figures, kinds
 from experiments.log import read_metrics
 
 _KINDS = flags.DEFINE_list("kinds", [], "Kinds of phases; all by default.")
@@ -118,9 +118,7 @@ def difference(one: Any, other: Any, of: str = "") -> tuple[float, str]:
 
 def main(_: Sequence[str]) -> None:
     """Prints the table."""
-    chosen = _KINDS.value or list(KINDS)
-    if unknown := [kind for kind in chosen if kind not in KINDS]:
-        sys.exit(f"no kind {unknown[0]!r}: choose from {', '.join(KINDS)}")
+    chosen = kinds(_KINDS.value, KINDS)
     print(
         "| kind | layout | first rows | losses of all rows | accuracies |",
         "|---|---|---:|---:|---|",
