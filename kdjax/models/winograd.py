@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from kdjax.types import Array
@@ -43,7 +44,9 @@ AT = (
     (0, 1, 1, 0.25, 4, 0),
     (0, 1, -1, 0.125, -8, 1),
 )
-_B, _GT, _A = (tuple(zip(*table, strict=True)) for table in (BT, G, AT))
+_A = tuple(zip(*AT, strict=True))
+# G g G^T as a matrix of the nine elements of g.
+_GG = np.kron(G, G).astype(np.float32)
 
 # The fewest channels, and the least work (multiplications of a direct convolution, divided by
 # nine), for which the saved multiplications outweigh the transforms and their compilation.
@@ -65,6 +68,7 @@ def is_faster(images: Array, kernel: Array) -> bool:
 
 
 @jax.custom_vjp
+@jax.jit
 def convolve(images: Array, kernel: Array) -> Array:
     """Convolves images with stride 1 and padding 1.
 
@@ -87,11 +91,12 @@ def _forward(images: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
     return convolve(images, kernel), (images, kernel)
 
 
+@jax.jit
 def _backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     images, kernel = saved
     # The images' gradient is the same convolution of `grad` with the kernel rotated by 180
     # degrees and its channels swapped.
-    u = _transform_kernel(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+    u = _transform_kernel(kernel.swapaxes(2, 3), rotated=True)
 
     def accumulate(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, Array]:
         images, grad = chunk
@@ -125,11 +130,11 @@ def _convolve_chunk(images: Array, u: Array) -> Array:
 def _transform_images(images: Array) -> Array:
     """V = B^T d B of every tile: [b, h, w, c] to [36, b * h / 4 * w / 4, c]."""
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    half = _combine(BT, _windows(padded, 1), axis=0)
+    half = _combine(BT, _windows(padded[None], 2), axis=0)
     # Without the barrier XLA would fuse both halves and recompute the first for each result of
     # the second.
     half = lax.optimization_barrier(half)
-    return _combine(BT, _windows(half, 3), axis=1).reshape(36, -1, images.shape[-1])
+    return _combine(BT, _windows(half[:, None], 4), axis=1).reshape(36, -1, images.shape[-1])
 
 
 def _windows(x: Array, axis: int) -> list[Array]:
@@ -138,48 +143,59 @@ def _windows(x: Array, axis: int) -> list[Array]:
     return [lax.slice_in_dim(x, i, i + 4 * count - 3, 4, axis) for i in range(6)]
 
 
-def _transform_kernel(kernel: Array) -> Array:
-    """U = G g G^T: [3, 3, c, d] to [36, c, d]."""
-    rows = _combine(G, kernel, axis=0)
-    both = _combine(G, [rows[:, i] for i in range(3)], axis=1)
-    return both.reshape(36, *kernel.shape[2:])
+def _transform_kernel(kernel: Array, rotated: bool = False) -> Array:
+    """U = G g G^T of a kernel, or of the same rotated by 180 degrees: [3, 3, c, d] to [36, c, d].
+
+    A product with one small matrix: kernels are much smaller than images.
+    """
+    table = _GG[:, ::-1] if rotated else _GG
+    return jnp.matmul(table, kernel.reshape(9, -1)).reshape(36, *kernel.shape[2:])
 
 
 def _transpose_kernel(u: Array) -> Array:
-    """G^T u G, the transpose of `_transform_kernel`: [36, c, d] to [3, 3, c, d].
-
-    Written out because JAX's transpose has more operations, which cost time and compilation.
-    """
-    u = u.reshape(6, 6, *u.shape[1:])
-    rows = _combine(_GT, u, axis=0)
-    return _combine(_GT, [rows[:, i] for i in range(6)], axis=1)
+    """G^T u G, the transpose of `_transform_kernel`: [36, c, d] to [3, 3, c, d]."""
+    return jnp.matmul(_GG.T, u.reshape(36, -1)).reshape(3, 3, *u.shape[1:])
 
 
 def _transform_output(m: Array, b: int, h: int, w: int) -> Array:
     """Y = A^T M A: [36, b * h / 4 * w / 4, d] to [b, h, w, d]."""
-    m = m.reshape(6, 6, b, h // 4, w // 4, -1)
-    half = _combine(AT, [m[:, i] for i in range(6)], axis=4)
-    half = lax.optimization_barrier(half)
-    return _combine(AT, half, axis=2).reshape(b, h, w, -1)
+    m = m.reshape(6, 6, b, h // 4, w // 4, 1, -1)
+    half = _combine(AT, _parts(m, 1), axis=5)
+    half = lax.optimization_barrier(half).reshape(6, b, h // 4, 1, w, -1)
+    return _combine(AT, _parts(half, 0), axis=3).reshape(b, h, w, -1)
 
 
 def _transpose_output(y: Array) -> Array:
     """A y A^T, the transpose of `_transform_output`: [b, h, w, d] to [36, b * h / 4 * w / 4, d]."""
     b, h, w, d = y.shape
-    y = y.reshape(b, h // 4, 4, w // 4, 4, d)
-    half = _combine(_A, [y[:, :, i] for i in range(4)], axis=0)
-    half = lax.optimization_barrier(half)
-    columns = [half[:, :, :, :, i] for i in range(4)]
-    return _combine(_A, columns, axis=1).reshape(36, -1, d)
+    half = _combine(_A, _parts(y.reshape(1, b, h // 4, 4, w, d), 3), axis=0)
+    half = lax.optimization_barrier(half).reshape(6, 1, b, h // 4, w // 4, 4, d)
+    return _combine(_A, _parts(half, 5), axis=1).reshape(36, -1, d)
 
 
-def _combine(table: Iterable[Sequence[float]], arrays: Sequence[Array] | Array, axis: int) -> Array:
-    """Multiplies the matrix `table` with a vector of arrays and stacks the results.
+def _parts(x: Array, axis: int) -> list[Array]:
+    """Splits an axis into parts of length one."""
+    return [lax.slice_in_dim(x, i, i + 1, axis=axis) for i in range(x.shape[axis])]
 
-    Written as sums of scaled arrays because most coefficients are 0 or 1.
+
+def _combine(table: Iterable[Sequence[float]], arrays: Sequence[Array], axis: int) -> Array:
+    """Multiplies the matrix `table` with a vector of arrays and concatenates the results.
+
+    Written as sums of scaled arrays because most coefficients are 0 or 1, and with as few
+    operations as possible: a deep network has a hundred of these, and XLA's passes take time
+    for each operation.
+
+    Args:
+      table: rows of coefficients, each row with a positive one.
+      arrays: of one shape, with length 1 along the axis.
+      axis: along which the results are concatenated.
     """
+    constant = functools.cache(functools.partial(lax.full_like, arrays[0]))
+    scaled = functools.cache(lambda i, n: arrays[i] if n == 1 else arrays[i] * constant(n))
     sums = []
     for row in table:
-        terms = [x if n == 1 else n * x for n, x in zip(row, arrays, strict=True) if n]
-        sums.append(functools.reduce(jnp.add, terms))
-    return jnp.stack(sums, axis)
+        terms = [(n, scaled(i, abs(n))) for i, n in enumerate(row) if n]
+        total, *plus = [x for n, x in terms if n > 0]
+        total = functools.reduce(lax.add, plus, total)
+        sums.append(functools.reduce(lax.sub, [x for n, x in terms if n < 0], total))
+    return lax.concatenate(sums, axis)

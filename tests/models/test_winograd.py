@@ -54,6 +54,23 @@ def test_temporary_memory_does_not_grow_with_the_batch_beyond_the_result():
     assert grown <= 1.1 * 32 * 32 * 32 * 16 * 4
 
 
+def test_compilation_is_short_as_it_has_few_operations_and_equal_shapes_are_traced_once():
+    images, kernel, grad = arrays((32, 32, 32), 16, 16)
+
+    def operations(layers):
+        def network(images, kernel):
+            for _ in range(layers):
+                images = convolved(images, kernel)
+            return images
+
+        back = jax.jit(lambda *args: jax.vjp(network, *args[:2])[1](args[2]))
+        return back.lower(images, kernel, grad).as_text().count("stablehlo.")
+
+    # A network of a hundred layers has a hundred times as many. The text has each function once.
+    assert operations(1) < 500
+    assert operations(8) < 2 * operations(1)
+
+
 @pytest.mark.parametrize(
     ("shape", "c", "dtype"),
     [
