@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 import rich.console
@@ -33,6 +33,20 @@ class Interrupted(Exception):
 
 
 @contextlib.contextmanager
+def handling_stops(receive: Callable[[int], None]) -> Iterator[None]:
+    """Context in which SIGTERM and SIGINT only call `receive`, with the signal's number."""
+    before = {
+        number: signal.signal(number, lambda number, _: receive(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], int]]:
     """Yields a function that returns which of SIGTERM and SIGINT has arrived first, or 0.
 
@@ -40,18 +54,14 @@ def stop_signals() -> Iterator[Callable[[], int]]:
     """
     received: list[int] = []
 
-    def receive(number: int, _: Any) -> None:
+    def receive(number: int) -> None:
         if not received and sys.stderr.isatty():
             # A handler may interrupt a print, so it must not print itself.
             os.write(sys.stderr.fileno(), b"\nstopping: what is due is finished and saved first\n")
         received.append(number)
 
-    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with handling_stops(receive):
         yield lambda: received[0] if received else 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class ArgumentParser(argparse.ArgumentParser):

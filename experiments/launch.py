@@ -16,8 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import IO, NamedTuple
 
 from experiments import cli
 from kdjax import host
@@ -112,19 +112,6 @@ def _prepare(cores: Sequence[int]) -> Callable[[], None]:
     return prepare
 
 
-@contextlib.contextmanager
-def _passing_on_signals(processes: Sequence[Process]) -> Iterator[None]:
-    def receive(number: int, _: Any) -> None:
-        _signal(processes, number)
-
-    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _signal(processes: Sequence[Process], number: int) -> None:
     for one in processes:
         if one.running.poll() is None:
@@ -192,7 +179,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"processes is {given.processes}: it is a positive number")
     processes = start(given.arguments, given.processes)
     try:
-        with _passing_on_signals(processes):
+        with cli.handling_stops(lambda number: _signal(processes, number)):
             return supervise(processes)
     finally:
         _signal(processes, signal.SIGKILL)
