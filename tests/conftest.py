@@ -1,6 +1,7 @@
 """All tests run on two virtual CPU devices, with implicit rank promotion an error."""
 
 import ctypes
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -34,6 +35,8 @@ import jax
 import kdjax
 from kdjax import host
 
+# Tracing makes and drops so many objects that the collector would run all the time.
+gc.set_threshold(100_000, 20, 20)
 host.avoid_wrong_sums()
 # Run folders of tests name networks of these modules.
 kdjax.trust("small_run", "tiny_network")

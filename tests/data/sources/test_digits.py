@@ -1,5 +1,9 @@
 """scikit-learn's digits."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import sklearn.datasets
 
@@ -49,3 +53,18 @@ def test_digits_are_deterministic():
 
 def test_digits_can_be_resized():
     assert sources.load("digits", resize=12).train.images.shape[1:] == (12, 12, 1)
+
+
+def test_they_are_read_without_importing_scikit_learn_where_its_file_is_known(monkeypatch):
+    program = (
+        "import sys\n"
+        "from kdjax.data import sources\n"
+        "sources.load('digits')\n"
+        "print('sklearn' in sys.modules)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"
+    fast = sources.load("digits")
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    public = sources.load("digits")
+    np.testing.assert_array_equal(fast.train.images, public.train.images)
+    np.testing.assert_array_equal(fast.test.labels, public.test.labels)
