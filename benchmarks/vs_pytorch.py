@@ -7,9 +7,9 @@ resident on the device, random crop and flip, KD and cross-entropy, SGD with mom
 decay. `--opponents` selects them: PyTorch's defaults (`eager`), channels last
 (`channels_last`), channels last with bfloat16 autocast (`bfloat16`), and channels last compiled
 (`compile`; `graphs` uses CUDA graphs on a GPU). On a CPU they use one thread per core and, with
-`--allocator`, kdjax's allocator settings. Each runs in a process of its own, in turns, because
-the speed of a shared machine drifts. Requires the extra `torch`. The last line of the output is
-one JSON object.
+`--allocator`, kdjax's allocator settings. `--before` adds kdjax as another checkout has it. Each
+runs in a process of its own, in turns, because the speed of a shared machine drifts. Requires
+the extra `torch`. The last line of the output is one JSON object.
 """
 
 import json
@@ -29,6 +29,7 @@ _STEPS = flags.DEFINE_integer("steps", 5, "Steps per turn.")
 _ALLOCATOR = flags.DEFINE_bool("allocator", False, "Give PyTorch kdjax's allocator settings.")
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Type of kdjax: float32 or bfloat16.")
 CHOSEN = flags.DEFINE_list("opponents", ["eager", "channels_last"], "Baselines to compare with.")
+_BEFORE = flags.DEFINE_string("before", "", "A checkout of another commit, as an opponent.")
 _OPPONENT = flags.DEFINE_string("opponent", "", "Internal: the baseline to measure.")
 
 # Flags that all processes of a comparison share.
@@ -116,8 +117,12 @@ def main() -> None:
     same = [f"--{flag.name}={flag.value}" for flag in SAME]
     commands = {"kdjax": ["benchmarks.throughput", *same, f"--dtype={_DTYPE.value}"]}
     commands |= {k: ["benchmarks.vs_pytorch", *same, f"--opponent={k}"] for k in CHOSEN.value}
-    settings = _MALLOC if _ALLOCATOR.value else {}
-    numbers, last = turns.take(commands, dict.fromkeys(CHOSEN.value, settings))
+    environments = dict.fromkeys(CHOSEN.value, _MALLOC if _ALLOCATOR.value else {})
+    if _BEFORE.value:
+        commands["before"] = commands["kdjax"]
+        # The working directory, which is this checkout, is not on the path then.
+        environments["before"] = {"PYTHONPATH": _BEFORE.value, "PYTHONSAFEPATH": "1"}
+    numbers, last = turns.take(commands, environments)
     ratios = turns.report(numbers, "images/s")
     measured = {"images_per_second": numbers, **ratios, "allocator": _ALLOCATOR.value}
     print(json.dumps(measured | {"kdjax": json.loads(last["kdjax"])}))
