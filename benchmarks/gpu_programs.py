@@ -341,10 +341,12 @@ class Pair:
         else:
             terms = objective([method], *self.names)
         distiller = make_objective(terms, Length(StepLimit(1000), 100.0))
+        shape = (_SIZE.value, _SIZE.value, 3)
+        student = distiller.network(self.student, [train.abstract_outputs(self.teacher, shape)[0]])
         optimizer = optimizers.create(learning_rate=0.05, **chosen)
         program = compiler.devices.map(
             train.make_train_step(
-                student=self.student, distiller=distiller, optimizer=optimizer,
+                student=student, distiller=distiller, optimizer=optimizer,
                 views=views.make_views(
                     num_classes=_CLASSES.value, image_size=_SIZE.value,
                     cropped="images" not in self.data, **augment,
@@ -358,8 +360,8 @@ class Pair:
         )  # fmt: skip
         state = jax.eval_shape(
             lambda key, variables: train.init_state(
-                key, student=self.student, distiller=distiller, optimizer=optimizer,
-                image_shape=(_SIZE.value, _SIZE.value, 3), num_classes=_CLASSES.value, batch_size=b,
+                key, student=student, distiller=distiller, optimizer=optimizer,
+                image_shape=shape, num_classes=_CLASSES.value, batch_size=b,
                 teachers=[self.teacher], teacher_variables=variables,
                 train_labels=jnp.zeros(_IMAGES, jnp.int32),
             ),

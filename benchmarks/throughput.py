@@ -90,6 +90,8 @@ def main() -> None:
     names = _METHODS.value.split("+") if teachers else ["cross_entropy"]
     terms = objective(names, _TEACHER.value, _STUDENT.value)
     distiller = make_objective(terms, Length(StepLimit(1000), 100.0))
+    shape = (size, size, 3)
+    student = distiller.network(student, [train.abstract_outputs(t, shape)[0] for t in teachers])
     optimizer = optimizers.create("sgd", 0.05, weight_decay=5e-4)
     step = devices.map(
         train.make_train_step(
@@ -111,7 +113,6 @@ def main() -> None:
         "images": source.integers(0, 256, (n, size, size, 3), np.uint8),
         "labels": source.integers(0, k, n, np.int32),
     }
-    shape = (size, size, 3)
     variables = tuple(
         jax.jit(t.init)(jax.random.key(1), np.zeros((1, *shape), np.float32)) for t in teachers
     )
