@@ -15,6 +15,7 @@ the extra `torch`. The last line of the output is one JSON object.
 import json
 import sys
 import time
+from pathlib import Path
 
 from absl import flags
 
@@ -119,6 +120,9 @@ def main() -> None:
     commands |= {k: ["benchmarks.vs_pytorch", *same, f"--opponent={k}"] for k in CHOSEN.value}
     environments = dict.fromkeys(CHOSEN.value, _MALLOC if _ALLOCATOR.value else {})
     if _BEFORE.value:
+        if not (Path(_BEFORE.value) / "benchmarks" / "throughput.py").exists():
+            # An installed kdjax, which may be this one, would be measured in its place.
+            raise UserError(f"--before: there is no checkout of kdjax at {_BEFORE.value!r}")
         commands["before"] = commands["kdjax"]
         # The working directory, which is this checkout, is not on the path then.
         environments["before"] = {"PYTHONPATH": _BEFORE.value, "PYTHONSAFEPATH": "1"}
