@@ -35,7 +35,7 @@ import jax
 import kdjax
 from kdjax import host
 
-# Tracing makes and drops so many objects that the collector would run all the time.
+# Tracing makes and drops so many objects that collecting takes several per cent of the time.
 gc.set_threshold(100_000, 20, 20)
 host.avoid_wrong_sums()
 # Run folders of tests name networks of these modules.
