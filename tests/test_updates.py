@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from kdjax import optimizers, updates
@@ -130,3 +131,16 @@ def test_a_vector_is_updated_as_the_tree_is(name, options, reached):
 @pytest.mark.parametrize(("name", "mask"), [("adafactor", "all"), ("sgd", "kernels")])
 def test_an_optimizer_that_looks_at_arrays_is_not_elementwise(name, mask):
     assert not optimizers.is_elementwise(name, mask)
+
+
+def test_the_norm_of_the_gradient_is_one_sum_however_many_arrays_there_are():
+    optimizer = optimizers.create("sgd", 0.1)
+    state = make_state(optimizer)
+    trained = (state.params, state.method_params)
+    trains = jax.tree.map(lambda _: True, trained)
+
+    def apply(grad):
+        return updates.apply(optimizer, grad, state, trains, ema_decay=0.0, as_vectors=False)
+
+    assert jax.jit(apply).lower(trained).as_text().count("stablehlo.reduce(") == 1
+    np.testing.assert_allclose(apply(trained)[1], optax.tree.norm(trained), rtol=1e-6)

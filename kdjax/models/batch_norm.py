@@ -74,13 +74,15 @@ def _sum(x: Array) -> Array:
     """Sums [..., c] over all axes but the last.
 
     On the CPU, a product of each image with ones takes a third of the time of XLA's own sum or
-    less, and rounds less, as it adds up within images first.
+    less, and rounds less, as it adds up within images first. The images' sums are added up by a
+    product, too: products are library calls, and XLA compiles a sum over many rows as two kernels.
     """
     if not parallel.on_cpu():
         return jnp.sum(x, axis=tuple(range(x.ndim - 1)))
     rows = x.reshape(x.shape[0], -1, x.shape[-1])
     ones = jnp.ones((rows.shape[0], 1, rows.shape[1]), x.dtype)
-    return jnp.sum(jnp.matmul(ones, rows), axis=(0, 1))
+    of_images = jnp.matmul(ones, rows)[:, 0]
+    return jnp.matmul(jnp.ones(len(of_images), x.dtype), of_images)
 
 
 def _mean(x: Array) -> Array:

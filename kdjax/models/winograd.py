@@ -10,7 +10,6 @@ results of 9 products each, a quarter of the direct convolution's. As in the pap
 U = G g G^T, V = B^T d B and M is the sum of the products.
 """
 
-import functools
 from collections.abc import Iterable, Sequence
 
 import jax
@@ -20,31 +19,17 @@ from jax import lax
 
 from kdjax.types import Array
 
-# F(4, 3) at the points 0, 1, -1, 1/2, -2 and infinity. The paper's 0, 1, -1, 2, -2 give
-# coefficients that differ more in magnitude, and therefore larger rounding errors.
-BT = (
-    (1, -1.5, -2, 1.5, 1, 0),
-    (0, -1, 0.5, 2.5, 1, 0),
-    (0, 1, -2.5, 0.5, 1, 0),
-    (0, -2, -1, 2, 1, 0),
-    (0, 0.5, -1, -0.5, 1, 0),
-    (0, 1, -1.5, -2, 1.5, 1),
-)
+# The rows are of the points 0, 1, -1, 1/2, -2 and infinity. The paper's 0, 1, -1, 2, -2 give
+# coefficients that differ more in magnitude, and therefore larger rounding errors. The row of -2
+# is scaled such that its column of A^T is the reverse of that of 1/2, up to signs.
 G = (
     (1, 0, 0),
     (1 / 3, 1 / 3, 1 / 3),
     (-1 / 3, 1 / 3, -1 / 3),
     (-16 / 15, -8 / 15, -4 / 15),
-    (1 / 15, -2 / 15, 4 / 15),
+    (-8 / 15, 16 / 15, -32 / 15),
     (0, 0, 1),
 )
-AT = (
-    (1, 1, 1, 1, 1, 0),
-    (0, 1, -1, 0.5, -2, 0),
-    (0, 1, 1, 0.25, 4, 0),
-    (0, 1, -1, 0.125, -8, 1),
-)
-_A = tuple(zip(*AT, strict=True))
 # G g G^T as a matrix of the nine elements of g.
 _GG = np.kron(G, G).astype(np.float32)
 
@@ -129,11 +114,11 @@ def _convolve_chunk(images: Array, u: Array) -> Array:
 
 def _transform_images(images: Array) -> Array:
     """V = B^T d B of every tile: [b, h, w, c] to [36, b * h / 4 * w / 4, c]."""
-    half = _combine(BT, _windows(_pad(images)[None], 2, range(6)), axis=0)
+    half = lax.concatenate(_bt(_windows(_pad(images)[None], 2, range(6))), 0)
     # Without the barrier XLA would fuse both halves and recompute the first for each result of
     # the second.
     half = lax.optimization_barrier(half)
-    both = _combine(BT, _windows(half[:, None], 4, range(6)), axis=1)
+    both = lax.concatenate(_bt(_windows(half[:, None], 4, range(6))), 1)
     return both.reshape(36, -1, images.shape[-1])
 
 
@@ -165,18 +150,18 @@ def _transpose_kernel(u: Array) -> Array:
 def _transform_output(m: Array, b: int, h: int, w: int) -> Array:
     """Y = A^T M A: [36, b * h / 4 * w / 4, d] to [b, h, w, d]."""
     m = m.reshape(6, 6, b, h // 4, w // 4, 1, -1)
-    half = _combine(AT, _parts(m, 1), axis=5)
+    half = lax.concatenate(_at(_parts(m, 1)), 5)
     half = lax.optimization_barrier(half).reshape(6, b, h // 4, 1, w, -1)
-    return _combine(AT, _parts(half, 0), axis=3).reshape(b, h, w, -1)
+    return lax.concatenate(_at(_parts(half, 0)), 3).reshape(b, h, w, -1)
 
 
 def _transpose_output(y: Array) -> Array:
     """A y A^T, the transpose of `_transform_output`: [b, h, w, d] to [36, b * h / 4 * w / 4, d]."""
     # `_transform_images` pads the same chunk. Taken from the loop's arrays instead, which XLA
     # would do within the sums, all gradients take a tenth longer.
-    half = _combine(_A, _windows(_pad(y)[None], 2, range(1, 5)), axis=0)
+    half = lax.concatenate(_a(_windows(_pad(y)[None], 2, range(1, 5))), 0)
     half = lax.optimization_barrier(half)
-    both = _combine(_A, _windows(half[:, None], 4, range(1, 5)), axis=1)
+    both = lax.concatenate(_a(_windows(half[:, None], 4, range(1, 5))), 1)
     return both.reshape(36, -1, y.shape[-1])
 
 
@@ -185,24 +170,46 @@ def _parts(x: Array, axis: int) -> list[Array]:
     return [lax.slice_in_dim(x, i, i + 1, axis=axis) for i in range(x.shape[axis])]
 
 
-def _combine(table: Iterable[Sequence[float]], arrays: Sequence[Array], axis: int) -> Array:
-    """Multiplies the matrix `table` with a vector of arrays and concatenates the results.
+# The products with the three matrices have as few operations as were found: a deep network has a
+# hundred of each, and XLA's passes take time for each operation. A constant is two operations.
 
-    Written as sums of scaled arrays because most coefficients are 0 or 1, and with as few
-    operations as possible: a deep network has a hundred of these, and XLA's passes take time
-    for each operation.
 
-    Args:
-      table: rows of coefficients, each row with a positive one.
-      arrays: of one shape, with length 1 along the axis.
-      axis: along which the results are concatenated.
-    """
-    constant = functools.cache(functools.partial(lax.full_like, arrays[0]))
-    scaled = functools.cache(lambda i, n: arrays[i] if n == 1 else arrays[i] * constant(n))
-    sums = []
-    for row in table:
-        terms = [(n, scaled(i, abs(n))) for i, n in enumerate(row) if n]
-        total, *plus = [x for n, x in terms if n > 0]
-        total = functools.reduce(lax.add, plus, total)
-        sums.append(functools.reduce(lax.sub, [x for n, x in terms if n < 0], total))
-    return lax.concatenate(sums, axis)
+def _bt(d: Sequence[Array]) -> list[Array]:
+    """B^T d of six arrays of one shape."""
+    d0, d1, d2, d3, d4, d5 = d
+    half, three_halves = lax.full_like(d0, 0.5), lax.full_like(d0, 1.5)
+    odd, even = d3 - d1, d4 - d2
+    return [
+        (d0 - d2) + even + three_halves * odd,
+        even + odd + three_halves * (d2 + d3),
+        even - odd + three_halves * (d3 - d2),
+        even + odd + odd,
+        even - half * odd,
+        (d5 - d3) - odd + three_halves * even,
+    ]
+
+
+def _at(m: Sequence[Array]) -> list[Array]:
+    """A^T m of six arrays of one shape."""
+    m0, m1, m2, m3, m4, m5 = m
+    half = lax.full_like(m0, 0.5)
+    plus, minus = m1 + m2, m1 - m2
+    m3_2, m4_2 = half * m3, half * m4
+    m3_4, m4_4 = half * m3_2, half * m4_2
+    m3_8, m4_8 = half * m3_4, half * m4_4
+    return [m0 + plus + m3 - m4_8, minus + m3_2 + m4_4, plus + m3_4 - m4_2, minus + m3_8 + m4 + m5]
+
+
+def _a(y: Sequence[Array]) -> list[Array]:
+    """A y of four arrays of one shape."""
+    y0, y1, y2, y3 = y
+    half = lax.full_like(y0, 0.5)
+    even, odd = y0 + y2, y1 + y3
+    return [
+        y0,
+        even + odd,
+        even - odd,
+        y0 + half * (y1 + half * (y2 + half * y3)),
+        y3 - half * (y2 - half * (y1 - half * y0)),
+        y3,
+    ]

@@ -104,3 +104,18 @@ def test_statistics_of_many_images_round_less_than_a_sum_in_one_go():
     measured = apply(x)
     np.testing.assert_allclose(measured["mean"], exact.mean((0, 1, 2)), rtol=5e-7)
     np.testing.assert_allclose(measured["var"], exact.var((0, 1, 2)), rtol=1e-6)
+
+
+def test_its_sums_are_products_which_are_no_kernels_to_compile():
+    x, weights = examples((64, 4, 5))
+    layer, _ = layers(use_running_average=False)
+    variables = variables_of(layer, x)
+
+    def both(x, weights):
+        y, pull_back = jax.vjp(lambda x: layer.apply(variables, x, mutable="batch_stats"), x)
+        return y, pull_back(jax.tree.map(jnp.zeros_like, y)[:0] + (weights, y[1]))
+
+    program = jax.jit(both).lower(x, weights).as_text()
+    assert "stablehlo.reduce" not in program
+    # Of the mean, the mean square and two gradients.
+    assert program.count("stablehlo.dot_general") == 8

@@ -32,12 +32,28 @@ def test_it_is_the_convolution_with_its_gradients_up_to_the_rounding_of_its_tran
         assert error < amplification() * usual < 1e-5 * np.std(truth)
 
 
+def _matrix(product, size):
+    """The matrix by which a function multiplies vectors of that size."""
+    return np.stack(product(list(np.eye(size, dtype=np.float32))))
+
+
+def test_its_matrices_filter_six_numbers_by_three_with_six_multiplications():
+    # Every sum of products of one element of each: the algorithm is bilinear.
+    bt, at = _matrix(winograd._bt, 6), _matrix(winograd._at, 6)
+    products = np.einsum("tm,mi,mj->tij", at, winograd.G, bt)
+    outputs = np.arange(4)[:, None, None]
+    filters, inputs = np.arange(3)[:, None], np.arange(6)
+    np.testing.assert_allclose(products, inputs == outputs + filters, atol=1e-6)
+    np.testing.assert_array_equal(_matrix(winograd._a, 4), at.T)
+
+
 def amplification():
     """The factor by which the transforms amplify the rounding errors of the products.
 
     Root mean squares for independent numbers; the kernel's gradient has the same factor.
     """
-    bt, g, at = (np.square(table) for table in (winograd.BT, winograd.G, winograd.AT))
+    matrices = _matrix(winograd._bt, 6), winograd.G, _matrix(winograd._at, 6)
+    bt, g, at = (np.square(x) for x in matrices)
     squares = at @ (bt.sum(1) * g.sum(1)) / 3
     # The square root for the rows, and once more for the columns.
     return np.mean(squares)
