@@ -53,7 +53,7 @@ class BatchNorm(nn.Module):
                 self.put_variable(FOLDED, "slope", slope)
             return _affine(_at_least_float32(x), means.value, slope, bias).astype(self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name
-        y, mean, variance = _normalize(x, scale, bias, self.epsilon, axis_name)
+        y, mean, variance = _normalize(x, scale, bias, self.epsilon, axis_name, parallel.on_cpu())
         if not self.is_initializing():
             for average, new in ((means, mean), (variances, variance)):
                 new = lax.stop_gradient(new)
@@ -70,59 +70,63 @@ def _broadcast(channels: Array, x: Array) -> Array:
     return lax.expand_dims(channels, range(x.ndim - 1))
 
 
-def _sum(x: Array) -> Array:
+def _sum(x: Array, on_cpu: bool) -> Array:
     """Sums [..., c] over all axes but the last.
 
-    On the CPU, a product of each image with ones takes a third of the time of XLA's own sum or
-    less, and rounds less, as it adds up within images first. The images' sums are added up by a
-    product, too: products are library calls, and XLA compiles a sum over many rows as two kernels.
+    On the CPU, products with ones take a third of the time of XLA's own sum or less, and round
+    less, as they add up within images first. They have two rows of ones, and so two equal sums:
+    for these XLA calls a library, where it compiles a slow kernel for a product with one row.
     """
-    if not parallel.on_cpu():
+    if not on_cpu:
         return jnp.sum(x, axis=tuple(range(x.ndim - 1)))
     rows = x.reshape(x.shape[0], -1, x.shape[-1])
-    ones = jnp.ones((rows.shape[0], 1, rows.shape[1]), x.dtype)
-    of_images = jnp.matmul(ones, rows)[:, 0]
-    return jnp.matmul(jnp.ones(len(of_images), x.dtype), of_images)
+    of_images = jnp.matmul(jnp.ones((len(rows), 2, rows.shape[1]), x.dtype), rows)
+    of_images = of_images.reshape(len(rows), -1)
+    return jnp.matmul(jnp.ones((2, len(rows)), x.dtype), of_images)[0, : x.shape[-1]]
 
 
-def _mean(x: Array) -> Array:
-    return _sum(x) / (x.size // x.shape[-1])
+def _mean(x: Array, on_cpu: bool) -> Array:
+    return _sum(x, on_cpu) / (x.size // x.shape[-1])
 
 
 def _affine(x: Array, mean: Array, slope: Array, bias: Array) -> Array:
     return (x - _broadcast(mean, x)) * _broadcast(slope, x) + _broadcast(bias, x)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _normalize(
-    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None
+    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None, on_cpu: bool
 ) -> tuple[Array, Array, Array]:
     """Normalises x by its batch statistics; also returns the mean and the biased variance."""
-    return _forward(x, scale, bias, epsilon, axis_name)[0]
+    return _forward(x, scale, bias, epsilon, axis_name, on_cpu)[0]
 
 
+# Layers of equal shapes are traced once for each kind of device.
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def _forward(
-    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None
+    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None, on_cpu: bool
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array, Array]]:
     exact = _at_least_float32(x)
-    mean, square = parallel.pmean((_mean(exact), _mean(exact * exact)), axis_name)
+    mean, square = parallel.pmean((_mean(exact, on_cpu), _mean(exact * exact, on_cpu)), axis_name)
     # Rounding may make the difference negative.
     variance = jnp.maximum(0, square - mean * mean)
     rstd = lax.rsqrt(variance + epsilon)
     return (_affine(exact, mean, rstd * scale, bias), mean, variance), (x, mean, rstd, scale)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _backward(
     epsilon: float,
     axis_name: str | None,
+    on_cpu: bool,
     saved: tuple[Array, Array, Array, Array],
     grads: tuple[Array, Array, Array],
 ) -> tuple[Array, Array, Array]:
     x, mean, rstd, scale = saved
     grad, *_ = grads
     exact = _at_least_float32(x)
-    bias_grad = _sum(grad)
-    scale_grad = _sum(grad * (exact - _broadcast(mean, x))) * rstd
+    bias_grad = _sum(grad, on_cpu)
+    scale_grad = _sum(grad * (exact - _broadcast(mean, x)), on_cpu) * rstd
     count = x.size // x.shape[-1]
     shift, slope = parallel.pmean((bias_grad / count, scale_grad * rstd / count), axis_name)
     dx = _broadcast(scale * rstd, x) * (
