@@ -1,5 +1,6 @@
 """The members of a phase while it runs: what they read, save and restore."""
 
+import concurrent.futures
 import dataclasses
 import time
 import zlib
@@ -138,50 +139,83 @@ class Saver:
                 one.checkpoints.wait()
 
 
-def restore_or_init(
-    running: Sequence[RunningMember], plan: Plan, action: Train, console: Console
-) -> tuple[Sequence[TrainState], Clock]:
-    """The members' states on the devices, from their checkpoints if there are any.
+class Start:
+    """The states with which the members of a phase start: from checkpoints, or new ones."""
 
-    Several processes take those of the first one.
-    """
-    init = jax.jit(action.task.init, compiler_options=parallel.fast_compile_options())
-    arguments = [
-        (one.key, tuple(t.variables for t in one.teachers.values()), one.init_variables)
-        for one in running
-    ]
-    # Without the given variables, whose head may be another.
-    like = jax.eval_shape(init, *arguments[0][:2], None)
-    restored = []
-    if stores := [one.checkpoints for one in running if one.checkpoints]:
-        restored = _restore(stores, like, console)
-    extras = processes.broadcast_json([extra for _, extra in restored])
-    states: tuple[TrainState, ...]
-    if extras:
-        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
-        states = tuple(state for state, _ in restored) or (zeros,) * len(running)
-        for one, extra in zip(running, extras, strict=True):
+    def __init__(self, running: Sequence[RunningMember], plan: Plan, action: Train):
+        """Takes the members and their phase."""
+        self._running, self._plan = running, plan
+        self._init = jax.jit(action.task.init, compiler_options=parallel.fast_compile_options())
+        self._arguments = [
+            (one.key, tuple(t.variables for t in one.teachers.values()), one.init_variables)
+            for one in running
+        ]
+        # Without the given variables, whose head may be another.
+        self._like = jax.eval_shape(self._init, *self._arguments[0][:2], None)
+
+    def restored(self, console: Console) -> tuple[Sequence[TrainState], Clock] | None:
+        """The members' states of their checkpoints, on the devices, and the phase's clock.
+
+        Several processes take those of the first one.
+
+        Returns:
+          None if there are no checkpoints.
+
+        Raises:
+          UserError: for damaged checkpoints.
+        """
+        found = []
+        if stores := [one.checkpoints for one in self._running if one.checkpoints]:
+            found = _restore(stores, self._like, console)
+        extras = processes.broadcast_json([extra for _, extra in found])
+        if not extras:
+            return None
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self._like)
+        states = tuple(state for state, _ in found) or (zeros,) * len(self._running)
+        for one, extra in zip(self._running, extras, strict=True):
             one.sums, one.summed_steps = extra["sums"], extra["steps_summed"]
-        clock = Clock(len(running), **extras[0]["clock"])
-    else:
-        if plan.config.new_head:
-            arguments = [_with_own_head(plan, init, *given) for given in arguments]
-        if plan.config.init_mix < 1:
-            arguments = [_mixed(init, *given, plan.config.init_mix) for given in arguments]
-        states, clock = tuple(init(*given) for given in arguments), Clock(len(running))
-        if plan.config.continue_from:
+        return self._placed(states), Clock(len(self._running), **extras[0]["clock"])
+
+    def initialized(
+        self, meanwhile: Callable[[Sequence[TrainState]], None]
+    ) -> Sequence[TrainState]:
+        """New states, on the devices.
+
+        Args:
+          meanwhile: called with states of which only shapes, types and shardings are known, while
+            the initialisation is compiled. Not called where states are taken from other phases.
+        """
+        init, config, arguments = self._init, self._plan.config, self._arguments
+        earlier_phases = bool(config.continue_from or config.init_methods_from)
+        if not (earlier_phases or config.new_head or config.init_mix < 1):
+            like = self._plan.devices.abstract(self._like)
+            # Much of a compilation is in one thread.
+            with concurrent.futures.ThreadPoolExecutor(1) as thread:
+                compiled = thread.submit(init.lower(*arguments[0]).compile)
+                meanwhile((like,) * len(arguments))
+                compiled.result()
+        if config.new_head:
+            arguments = [_with_own_head(self._plan, init, *given) for given in arguments]
+        if config.init_mix < 1:
+            arguments = [_mixed(init, *given, config.init_mix) for given in arguments]
+        states = tuple(init(*given) for given in arguments)
+        if config.continue_from:
             states = tuple(
                 earlier.continued(earlier.folder(one.member.continue_from, one.folder), state)
-                for state, one in zip(states, running, strict=True)
+                for state, one in zip(states, self._running, strict=True)
             )
-        if plan.config.init_methods_from:
+        if config.init_methods_from:
             states = tuple(
                 earlier.init_methods(
                     state, earlier.folder(one.member.init_methods_from, one.folder)
                 )
-                for state, one in zip(states, running, strict=True)
+                for state, one in zip(states, self._running, strict=True)
             )
-    return tuple(plan.devices.replicate(processes.broadcast(state)) for state in states), clock
+        return self._placed(states)
+
+    def _placed(self, states: Sequence[TrainState]) -> Sequence[TrainState]:
+        """The states of the first process, on the devices."""
+        return tuple(self._plan.devices.replicate(processes.broadcast(x)) for x in states)
 
 
 def _with_own_head(

@@ -20,8 +20,8 @@ from experiments.length import Rows
 from experiments.log import Bar, PhaseLog
 from experiments.plan import Plan, Train
 from experiments.profile import Profiler
-from experiments.running import RunningMember, Saver, restore_or_init
-from experiments.tasks import StepInputs, Task
+from experiments.running import RunningMember, Saver, Start
+from experiments.tasks import Ahead, RunSteps, StepInputs, Task
 from kdjax import parallel, processes
 from kdjax.optimizers import schedule_position
 from kdjax.types import TrainState, UserError
@@ -73,7 +73,7 @@ class TrainLoop:
         console: Console,
         stop: Callable[[], int],
     ):
-        """Restores the members' checkpoints, or initialises their states.
+        """Restores the members' checkpoints.
 
         Args:
           running: the members.
@@ -88,12 +88,10 @@ class TrainLoop:
         assert isinstance(plan.action, Train)
         self._running, self._plan, self._action = running, plan, plan.action
         self._evaluator, self._console, self._stop = evaluator, console, stop
-        self._states, self._clock = restore_or_init(running, plan, plan.action, console)
-        self._step = int(self._states[0].step)
-        # A phase that goes on from another is later in its schedule than its step says.
-        # Without data, the rate is a function of the step alone.
-        position = schedule_position(self._states[0].opt_state)
-        self._schedule_start = 0 if position is None else position - self._step
+        self._start = Start(running, plan, plan.action)
+        # Without checkpoints, states are initialised in `run`.
+        self._states, self._clock = self._start.restored(console) or ((), Clock(len(running)))
+        self._step = int(self._states[0].step) if self._states else 0
         self._saver = Saver(running, self._clock, 60 * plan.settings.checkpoint_every)
         self._logs: list[PhaseLog] = []
         # Metrics of the calls whose results were not waited for yet, with their steps.
@@ -114,10 +112,14 @@ class TrainLoop:
             bar = self._open_logs(opened)
             calls = _Calls.of(self._plan, self._action.task.eval_every, self._total)
             inputs = _step_inputs(self._running, self._plan, self._action.task, self._clock)
+            run_steps = self._make_step(inputs, calls)
+            # A phase that goes on from another is later in its schedule than its step says.
+            # Without data, the rate is a function of the step alone.
+            position = schedule_position(self._states[0].opt_state)
+            self._schedule_start = 0 if position is None else position - self._step
             if self._step == 0:
                 self._states = self._action.task.prepare(self._states, inputs)
                 self._keep(calls)
-            run_steps = self._action.task.make_step(inputs, self._step)
             lap_start, compiled = self._step, False
             ended = self._ended()
             while not any(ended):
@@ -159,6 +161,17 @@ class TrainLoop:
                 self._clock.start_lap()
         evaluations: list[Rows] = [log.evaluations for log in self._logs]
         return LoopResult(self._states, self._step, self._clock, ended, evaluations)
+
+    def _make_step(self, inputs: StepInputs, calls: "_Calls") -> RunSteps:
+        """The steps, and the states if there are none yet."""
+        task, made = self._action.task, []
+        if not self._states:
+
+            def compile_step(states: Sequence[TrainState]) -> None:
+                made.append(task.make_step(inputs, 0, Ahead(states, calls.steps(0))))
+
+            self._states = self._start.initialized(meanwhile=compile_step)
+        return made[0] if made else task.make_step(inputs, self._step)
 
     @property
     def _total(self) -> int:

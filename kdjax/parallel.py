@@ -189,6 +189,12 @@ class Devices:
         """
         return jax.device_put(tree, self._replicated)
 
+    def abstract(self, tree: PyTree) -> PyTree:
+        """What a program is compiled for before the arrays that will be replicated are there."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._replicated), tree
+        )
+
     @property
     def share(self) -> tuple[int, int]:
         """Which part of a batch is this process's, and of how many parts."""
@@ -219,7 +225,7 @@ class Devices:
         in_axes: tuple[Any, ...],
         out_axes: Any = None,
         **kwargs: Any,
-    ) -> Callable[..., Any]:
+    ) -> jax.stages.Wrapped:
         """Compiles `fn` for all devices with `jax.pmap`.
 
         Args:

@@ -17,6 +17,18 @@ from kdjax.types import Array, Network, TrainState, Variables
 RunSteps = Callable[[Sequence[Any], int, int], tuple[Sequence[Any], Sequence[dict[str, Any]]]]
 
 
+class Ahead(NamedTuple):
+    """What is known of a call of `RunSteps` before its states are.
+
+    Attributes:
+      states: their shapes, types and shardings.
+      steps: how many it makes.
+    """
+
+    states: Sequence[Any]
+    steps: int
+
+
 class StepInputs(NamedTuple):
     """What the members of a phase bring to its steps, on the devices.
 
@@ -98,8 +110,14 @@ class Task(Protocol):
     def prepare(self, states: Sequence[TrainState], inputs: StepInputs) -> Sequence[TrainState]:
         """The states of the first step, from those that the members start with."""
 
-    def make_step(self, inputs: StepInputs, start: int) -> RunSteps:
-        """The steps from `start` on; the result must be called for all steps in order."""
+    def make_step(self, inputs: StepInputs, start: int, ahead: Ahead | None = None) -> RunSteps:
+        """The steps from `start` on; the result must be called for all steps in order.
+
+        Args:
+          inputs: of the members.
+          start: the first step.
+          ahead: the first call, whose program may be compiled before this returns.
+        """
 
     def preview(self, state: TrainState) -> np.ndarray | None:
         """uint8 [h, w, c], a picture of what the phase has made so far; None if there is none."""

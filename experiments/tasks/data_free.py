@@ -12,7 +12,7 @@ import optax
 
 from experiments.length import Length
 from experiments.objective import make_objective
-from experiments.tasks.base import RunSteps, Setup, StepInputs
+from experiments.tasks.base import Ahead, RunSteps, Setup, StepInputs
 from kdjax import distillers, models, optimizers, parallel, schedules
 from kdjax.adversarial import AdversarialState, Adversary, Fast, GeneratorObjective, make_step
 from kdjax.types import Array, TrainState, UserError, Variables
@@ -180,8 +180,8 @@ class DataFree:
         """See `Task.prepare`; without images there is nothing to do."""
         return states
 
-    def make_step(self, inputs: StepInputs, start: int) -> RunSteps:
-        """See `Task.make_step`."""
+    def make_step(self, inputs: StepInputs, start: int, ahead: Ahead | None = None) -> RunSteps:
+        """See `Task.make_step`; the programs, often several, are compiled when they are called."""
         pseudo_batches = make_step(self.adversary, self.devices)
         line = self.devices.own(np.arange(self.batch_size, dtype=np.int32))
 

@@ -17,7 +17,7 @@ from experiments.data import PhaseData, PhaseSplit
 from experiments.evaluation import TeacherLogits, teacher_sizes
 from experiments.length import Length
 from experiments.objective import make_objective
-from experiments.tasks.base import RunSteps, Setup, StepInputs
+from experiments.tasks.base import Ahead, RunSteps, Setup, StepInputs
 from kdjax import batch_stats, optimizers, parallel, train
 from kdjax.data import batches, seen, sources, views, whole
 from kdjax.teachers import make_step as make_teacher_step
@@ -186,7 +186,7 @@ class Supervised:
             renewed.append(state)
         return renewed
 
-    def make_step(self, inputs: StepInputs, start: int) -> RunSteps:
+    def make_step(self, inputs: StepInputs, start: int, ahead: Ahead | None = None) -> RunSteps:
         """See `Task.make_step`."""
         train_step = self.devices.map(
             train.make_train_step(
@@ -216,13 +216,23 @@ class Supervised:
         def busy() -> bool:
             return not all(metric.is_ready() for metric in jax.tree.leaves(in_flight))
 
-        def run_steps(states: Sequence[Any], step: int, count: int) -> tuple[Any, Any]:
-            nonlocal in_flight
+        def next_batch(step: int, count: int) -> Any:
             with inputs.wait(busy):
                 batch = tuple(self._batch(stream, count) for stream in streams)
             if add_logits:
                 batch = tuple(add_logits(i, one, step, count) for i, one in enumerate(batch))
-            result = train_step(tuple(states), teachers, resident, batch, tuple(inputs.keys))
+            return batch
+
+        keys, first = tuple(inputs.keys), []
+        if ahead:
+            first.append(next_batch(start, ahead.steps))
+            # The call with such states finds this program.
+            train_step.lower(tuple(ahead.states), teachers, resident, first[0], keys).compile()
+
+        def run_steps(states: Sequence[Any], step: int, count: int) -> tuple[Any, Any]:
+            nonlocal in_flight
+            batch = first.pop() if first else next_batch(step, count)
+            result = train_step(tuple(states), teachers, resident, batch, keys)
             in_flight = result[1]
             parallel.wait_on_cpu(in_flight)
             return result

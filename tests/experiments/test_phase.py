@@ -172,6 +172,20 @@ def test_members_refer_to_what_their_own_seed_kept(tmp_path):
     assert of_one["accuracy"] == summary["phases"]["kd_seed3"]["test"]["accuracy"]
 
 
+def test_the_step_is_compiled_once_while_the_initialisation_is_compiled_in_a_thread(
+    tmp_path, caplog
+):
+    config = small_config()
+    del config.phases["scratch"], config.phases["kd"]
+    # Of this thread only.
+    with jax.log_compiles():
+        execute(config, tmp_path / "run")
+    programs = re.findall(r"Finished XLA compilation of jit\((\w+)\)", caplog.text)
+    # Mapped programs are the step, and the evaluation of two numbers of images.
+    assert programs.count("_fun") == 3
+    assert "init" not in programs
+
+
 def test_batch_statistics_are_measured_again_before_the_first_step(tmp_path):
     config = small_config()
     config.train.steps = 10
