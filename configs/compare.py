@@ -12,7 +12,8 @@ also in `table.md` of the run folder, has means and standard deviations if there
 several seeds. Protocol and weights are those of configs/distill.py.
 
 `table=modern` has the pairs of networks on which methods since 2022 were published, or those with
-`teacher=` or `student=`, and ends in a table with the published accuracies beside ours:
+`teacher=` or `student=`, and ends in a table with the published accuracies beside ours. If both are
+given, the pair may be any, and one without published accuracies is trained equally long by all:
 
     python -m experiments.main \\
         --config=configs/compare.py:table=modern,teacher=resnet56,data=cifar100

@@ -148,7 +148,7 @@ def compare(config: ConfigDict, args: ConfigDict) -> None:
             row.append(measured(names[name]))
     labels = {"teacher": "Teacher", "student": "Student"}
     labels |= {name: ROWS[name].label for name in chosen}
-    published_too = (
+    beside_published = (
         "Published accuracies on CIFAR-100 in percent, with ours beside them. Published ones "
         "are means of several runs, mostly of the best epoch on the test split; ours are of "
         "the last. MLKD is trained longer than the others."
@@ -157,7 +157,7 @@ def compare(config: ConfigDict, args: ConfigDict) -> None:
         config,
         "modern",
         caption=(
-            published_too
+            beside_published
             if pairs[0] in PAIRS
             else f"Test accuracies of {pairs[0][0]} to {pairs[0][1]} in percent, last epoch."
         ),

@@ -86,9 +86,24 @@ def test_dot_differs_from_kd_by_the_optimizer():
         assert dot.optimizer.learning_rate == pytest.approx(rate)
 
 
+def test_another_pair_has_the_weights_without_a_pair_and_no_published_figures():
+    config = compare.get_config(
+        "table=modern,teacher=resnet20,student=resnet8,data=cifar10,methods=mlkd/dkd_standardized"
+    )
+    table = config.report.modern
+    assert table.columns == ["Method", "here"]
+    assert [row[0] for row in table.rows] == ["Teacher", "Student", "MLKD", "DKD, standardised"]
+    assert {len(row) for row in table.rows} == {2}
+    assert table.caption == "Test accuracies of resnet20 to resnet8 in percent, last epoch."
+    mlkd, dkd = (config.phases[f"{row}_resnet20_resnet8"] for row in ("mlkd", "dkd_standardized"))
+    # The same budget for all.
+    assert (mlkd.epochs, mlkd.optimizer.learning_rate) == (dkd.epochs, 0.05)
+    assert (dkd.objective.dkd.temperature, dkd.objective.dkd.weight) == (2.0, 9.0)
+
+
 def test_pairs_and_rows_that_are_not_in_the_table_are_named():
     for arg, message in (
-        ("teacher=vgg13", "no vgg13 to student: choose from resnet56 to resnet20, "),
+        ("teacher=vgg13", "no vgg13 to student: name both networks, or choose from resnet56 to "),
         ("methods=crd", "no row 'crd': choose from kd, dkd, "),
     ):
         with pytest.raises(UserError, match=message):
