@@ -183,11 +183,14 @@ class Start:
 
         Args:
           meanwhile: called with states of which only shapes, types and shardings are known, while
-            the initialisation is compiled. Not called where states are taken from other phases.
+            the initialisation is compiled. Not called where states are taken from other phases, or
+            in several processes.
         """
         init, config, arguments = self._init, self._plan.config, self._arguments
         earlier_phases = bool(config.continue_from or config.init_methods_from)
-        if not (earlier_phases or config.new_head or config.init_mix < 1):
+        # In several processes, `jax.pmap` cannot lower a step for shapes alone.
+        alone = processes.count() == 1
+        if alone and not (earlier_phases or config.new_head or config.init_mix < 1):
             like = self._plan.devices.abstract(self._like)
             # Much of a compilation is in one thread.
             with concurrent.futures.ThreadPoolExecutor(1) as thread:

@@ -177,6 +177,8 @@ def test_the_step_is_compiled_once_while_the_initialisation_is_compiled_in_a_thr
 ):
     config = small_config()
     del config.phases["scratch"], config.phases["kd"]
+    # Other tests have compiled the same evaluation.
+    jax.clear_caches()
     # Of this thread only.
     with jax.log_compiles():
         execute(config, tmp_path / "run")
