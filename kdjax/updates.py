@@ -195,8 +195,8 @@ def apply(
     )
     # As one vector, which is there already where devices have averaged it: a norm of each array by
     # itself is up to three kernels to compile for each of them.
-    vectors = [ravel_pytree(part)[0] for part in (grad if extra else [grad])]
-    return state, jnp.linalg.norm(sum(vectors))
+    vector, _ = ravel_pytree(optax.tree.add(*grad) if extra else grad)
+    return state, jnp.linalg.norm(vector)
 
 
 def pack(state: S) -> S:

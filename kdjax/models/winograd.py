@@ -19,9 +19,9 @@ from jax import lax
 
 from kdjax.types import Array
 
-# The rows are of the points 0, 1, -1, 1/2, -2 and infinity. The paper's 0, 1, -1, 2, -2 give
-# coefficients that differ more in magnitude, and therefore larger rounding errors. The row of -2
-# is scaled such that its column of A^T is the reverse of that of 1/2, up to signs.
+# G of F(4, 3). Its rows are of the points 0, 1, -1, 1/2, -2 and infinity. The paper's 0, 1, -1, 2,
+# -2 give coefficients that differ more in magnitude, and therefore larger rounding errors. The row
+# of -2 is scaled such that its column of A^T is the reverse of that of 1/2, up to signs.
 G = (
     (1, 0, 0),
     (1 / 3, 1 / 3, 1 / 3),
