@@ -87,6 +87,8 @@ class TrainLoop:
         """
         assert isinstance(plan.action, Train)
         self._running, self._plan, self._action = running, plan, plan.action
+        # One program, instead of one for each of a schedule's operations.
+        self._learning_rate = jax.jit(plan.action.learning_rate)
         self._evaluator, self._console, self._stop = evaluator, console, stop
         self._start = Start(running, plan, plan.action)
         # Without checkpoints, states are initialised in `run`.
@@ -222,9 +224,7 @@ class TrainLoop:
             "epoch": self._step / epochs if epochs else None,
             "images_per_second": speed,
             "eta_seconds": left / speed if speed else None,
-            "learning_rate": float(
-                self._action.learning_rate(self._schedule_start + self._step - 1)
-            ),
+            "learning_rate": float(self._learning_rate(self._schedule_start + self._step - 1)),
             **one.means(),
         }
         if evaluate:

@@ -153,6 +153,31 @@ def test_the_tests_themselves_run_with_right_sums():
 
 
 @pytest.fixture
+def partitioner():
+    before = jax.config.jax_use_shardy_partitioner
+    jax.config.update("jax_use_shardy_partitioner", True)
+    yield
+    jax.config.update("jax_use_shardy_partitioner", before)
+
+
+@pytest.mark.parametrize("given", ["", "1"])
+def test_shardy_is_left_out_unless_the_environment_asks_for_it(partitioner, monkeypatch, given):
+    monkeypatch.delenv("JAX_USE_SHARDY_PARTITIONER", raising=False)
+    if given:
+        monkeypatch.setenv("JAX_USE_SHARDY_PARTITIONER", given)
+    host.leave_out_shardy()
+    assert jax.config.jax_use_shardy_partitioner is bool(given)
+
+
+def test_where_jax_has_no_other_partitioner_shardy_stays(monkeypatch):
+    def unknown(name, value):
+        raise AttributeError(f"Unrecognized config option: {name}")
+
+    monkeypatch.setattr(jax.config, "update", unknown)
+    host.leave_out_shardy()
+
+
+@pytest.fixture
 def cache_settings():
     names = (
         "jax_compilation_cache_dir",
