@@ -129,6 +129,7 @@ def start(main: Callable[..., None], argv: Sequence[str], *, arguments: bool = F
     # An image with an odd tag is read, and a damaged one is an error of its own.
     warnings.filterwarnings("ignore", module="PIL")
     host.set_up_host()
+    host.leave_out_shardy()
     app.define_help_flags()
     # Flags may follow what is given beside them.
     flags.FLAGS.set_gnu_getopt(arguments)
