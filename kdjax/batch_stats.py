@@ -1,4 +1,4 @@
-"""The running averages of batch norm, measured again on the images of a training split."""
+"""The running averages of batch norm: equal on all devices, and measured again."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -9,7 +9,23 @@ import jax
 from kdjax import parallel
 from kdjax.data import batches, seen
 from kdjax.data.views import ViewFn
-from kdjax.types import Array, Network, TrainState
+from kdjax.types import Array, Network, PyTree, TrainState
+
+
+def equal_on_devices(student: Network, batch_stats: PyTree, axis_name: str | None) -> PyTree:
+    """Batch statistics after a step on every device, averaged where they may differ.
+
+    They do not differ if batch norm is synchronised, which is to say that `student.module` has
+    an attribute `axis_name` and that is not None.
+
+    Args:
+      student: the network.
+      batch_stats: this device's.
+      axis_name: the mapped axis over which batches are sharded, or None.
+    """
+    if getattr(student.module, "axis_name", None) is not None:
+        return batch_stats
+    return parallel.pmean(batch_stats, axis_name)
 
 
 def make_batch_stats_step(
@@ -40,7 +56,7 @@ def make_batch_stats_step(
             view, _ = seen.joined(sources)
             variables = {"params": state.params, "batch_stats": batch_stats}
             _, batch_stats = student.train(variables, view.student, dropout_key)
-        batch_stats = parallel.pmean(batch_stats, axis_name)
+        batch_stats = equal_on_devices(student, batch_stats, axis_name)
         ema = state.ema | {"batch_stats": batch_stats} if state.ema else state.ema
         return dataclasses.replace(state, batch_stats=batch_stats, ema=ema)
 

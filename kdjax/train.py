@@ -13,6 +13,7 @@ import optax
 
 from kdjax import metrics as batch_metrics
 from kdjax import optimizers, parallel, updates
+from kdjax.batch_stats import equal_on_devices
 from kdjax.data import batches, seen, views
 from kdjax.data.views import Views
 from kdjax.jaxprs import dependencies
@@ -217,8 +218,7 @@ def make_train_step(
       at_student_size: for each teacher whether it sees the student's view, where the teacher's
         view has another resolution; () if none does.
       elementwise: whether the optimiser treats every element alike, whatever array it is in
-        (`kdjax.optimizers.is_elementwise`). On accelerators all parameters are one vector then,
-        and are updated by a few kernels instead of one for each array.
+        (`kdjax.optimizers.is_elementwise`). On accelerators they are updated as one vector then.
 
     Returns:
       `step(state, teachers, data, batch, rng) -> (state, metrics)`:
@@ -352,8 +352,8 @@ def make_train_step(
             )
             grad = jax.tree.map(lambda x: x / grad_accum_steps, total)
             metrics = _mean(metrics)
-        # Batch statistics too: without synchronised batch norm they differ between devices.
-        grad, metrics, batch_stats = parallel.pmean((grad, metrics, state.batch_stats), axis_name)
+        grad, metrics = parallel.pmean((grad, metrics), axis_name)
+        batch_stats = equal_on_devices(student, state.batch_stats, axis_name)
         state, norm = updates.apply(
             optimizer, grad, dataclasses.replace(state, batch_stats=batch_stats), trains,
             ema_decay=ema_decay, as_vectors=uses_vectors(state),

@@ -11,15 +11,13 @@ from kdjax.data import sources, views
 from kdjax.types import Network, TrainState
 
 SHAPE, CLASSES, BATCH = (8, 8, 1), 4, 8
+tiny = models.create("resnet8", num_classes=CLASSES, in_channels=1, widths=(8, 8, 8, 8))
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_step_renews_the_averages_and_nothing_else(count):
-    module = models.create(
-        "resnet8", num_classes=CLASSES, in_channels=1, axis_name=parallel.AXIS, widths=(8, 8, 8, 8)
-    )
-    network = Network(module, (0.4,), (0.3,))
-    alone = network._replace(module=module.clone(axis_name=None))
+    network = Network(tiny.clone(axis_name=parallel.AXIS), (0.4,), (0.3,))
+    alone = network._replace(module=tiny)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (16, *SHAPE), np.uint8)
     split = sources.Split(images, rng.integers(0, CLASSES, 16).astype(np.int32))
@@ -42,3 +40,27 @@ def test_a_step_renews_the_averages_and_nothing_else(count):
     chex.assert_trees_all_close(state.batch_stats, expected, rtol=1e-4, atol=1e-5)
     chex.assert_trees_all_equal(jax.device_get(state.params), jax.device_get(variables["params"]))
     assert int(state.step) == 0
+
+
+@pytest.mark.parametrize("axis_name", [parallel.AXIS, None])
+def test_all_devices_have_the_averages_of_the_whole_batch_or_the_mean_of_their_own(axis_name):
+    network = Network(tiny.clone(axis_name=axis_name), (0.4,), (0.3,))
+    alone = network._replace(module=tiny)
+    variables = alone.init(jax.random.key(1), jnp.zeros((1, *SHAPE)))
+    devices = parallel.Devices.dividing(BATCH, 2)
+
+    def train(variables, images):
+        _, stats = network.train(variables, images, jax.random.key(0))
+        return batch_stats.equal_on_devices(network, stats, parallel.AXIS)
+
+    images = np.random.default_rng(0).random((BATCH, *SHAPE), np.float32)
+    stats = devices.map(train, in_axes=(None, 0))(
+        devices.replicate(variables), devices.shard(images)
+    )
+    for leaf in jax.tree.leaves(stats):
+        first, second = (np.asarray(shard.data) for shard in leaf.addressable_shards)
+        np.testing.assert_array_equal(first, second)
+    parts = [images] if axis_name else np.split(images, 2)
+    each = [alone.train(variables, part, jax.random.key(0))[1] for part in parts]
+    expected = jax.tree.map(lambda *x: sum(x) / len(x), *each)
+    chex.assert_trees_all_close(jax.device_get(stats), expected, rtol=1e-4, atol=1e-5)
