@@ -3,6 +3,9 @@
 The speed of a shared machine can change by half within seconds, so measurements made one after
 the other are not comparable. Here each process is started once, waits for a line on its
 standard input, measures for about a second, prints one number, and waits again.
+
+The same program can also be faster in one process than in another, from start to end. With
+`--processes=N`, each is started N times, every second time in reversed order.
 """
 
 import contextlib
@@ -20,6 +23,7 @@ from kdjax.types import UserError
 
 _TURNS = flags.DEFINE_integer("turns", 20, "Turns to measure.", lower_bound=2)
 _WARM = flags.DEFINE_integer("warm_turns", 5, "Turns to discard before those.", lower_bound=1)
+_PROCESSES = flags.DEFINE_integer("processes", 1, "Times to start each process.", lower_bound=1)
 _SERVE = flags.DEFINE_bool("serve", False, "Internal: measure once per line of standard input.")
 
 # Seconds between turns, after which spinning threads have gone to sleep.
@@ -66,27 +70,31 @@ def take(
       environments: additional environment variables by name.
 
     Returns:
-      The numbers of each command, one per turn, and the last line of each.
+      The numbers of each command, one per turn of each of its processes, and the last line of
+      its last process.
 
     Raises:
       UserError: if a command fails.
     """
-    processes: dict[str, _Process] = {}
     numbers: dict[str, list[float]] = {name: [] for name in commands}
-    try:
-        for name, command in commands.items():
-            given = {**_TOGETHER, **(environments or {}).get(name, {})}
-            processes[name] = _Process([*command, "--serve"], given)
-            for _ in range(_WARM.value):
-                processes[name].turn()
-        for _ in range(_TURNS.value):
-            for name, process in processes.items():
-                time.sleep(_PAUSE)
-                numbers[name].append(process.turn())
-        return numbers, {name: process.last_line() for name, process in processes.items()}
-    finally:
-        for process in processes.values():
-            process.kill()
+    last: dict[str, str] = {}
+    for count in range(_PROCESSES.value):
+        processes: dict[str, _Process] = {}
+        try:
+            for name in reversed(commands) if count % 2 else commands:
+                given = {**_TOGETHER, **(environments or {}).get(name, {})}
+                processes[name] = _Process([*commands[name], "--serve"], given)
+                for _ in range(_WARM.value):
+                    processes[name].turn()
+            for _ in range(_TURNS.value):
+                for name, process in processes.items():
+                    time.sleep(_PAUSE)
+                    numbers[name].append(process.turn())
+            last = {name: process.last_line() for name, process in processes.items()}
+        finally:
+            for process in processes.values():
+                process.kill()
+    return numbers, last
 
 
 def report(numbers: Mapping[str, Sequence[float]], unit: str, digits: int = 0) -> dict[str, float]:
