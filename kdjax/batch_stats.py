@@ -15,15 +15,14 @@ from kdjax.types import Array, Network, PyTree, TrainState
 def equal_on_devices(student: Network, batch_stats: PyTree, axis_name: str | None) -> PyTree:
     """Batch statistics after a step on every device, averaged where they may differ.
 
-    They do not differ if batch norm is synchronised, which is to say that `student.module` has
-    an attribute `axis_name` and that is not None.
-
     Args:
-      student: the network.
+      student: the network. If it is one of kdjax's and its batch norm is synchronised, its
+        statistics are equal already. A network of one's own may have other batch norm.
       batch_stats: this device's.
       axis_name: the mapped axis over which batches are sharded, or None.
     """
-    if getattr(student.module, "axis_name", None) is not None:
+    modules = (student.module, getattr(student.module, "backbone", student.module))
+    if all(type(m).__module__.startswith("kdjax.") and m.axis_name is not None for m in modules):
         return batch_stats
     return parallel.pmean(batch_stats, axis_name)
 

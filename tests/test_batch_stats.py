@@ -1,5 +1,8 @@
 """Batch statistics that are measured again."""
 
+import dataclasses
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -42,9 +45,29 @@ def test_a_step_renews_the_averages_and_nothing_else(count):
     assert int(state.step) == 0
 
 
-@pytest.mark.parametrize("axis_name", [parallel.AXIS, None])
-def test_all_devices_have_the_averages_of_the_whole_batch_or_the_mean_of_their_own(axis_name):
-    network = Network(tiny.clone(axis_name=axis_name), (0.4,), (0.3,))
+class Forgetful(type(tiny)):
+    """Takes the mapped axis and does not use it."""
+
+    def batch_norm(self, train):
+        return functools.partial(super().batch_norm(train), axis_name=None)
+
+
+forgetful = Forgetful(
+    **{f.name: getattr(tiny, f.name) for f in dataclasses.fields(tiny) if f.name != "parent"}
+)
+
+
+@pytest.mark.parametrize(
+    ("module", "synchronised"),
+    [
+        (tiny.clone(axis_name=parallel.AXIS), True),
+        (tiny, False),
+        (forgetful.clone(axis_name=parallel.AXIS), False),
+    ],
+    ids=["synchronised", "unsynchronised", "one's own"],
+)
+def test_all_devices_have_the_averages_of_the_batch_or_the_mean_of_their_own(module, synchronised):
+    network = Network(module, (0.4,), (0.3,))
     alone = network._replace(module=tiny)
     variables = alone.init(jax.random.key(1), jnp.zeros((1, *SHAPE)))
     devices = parallel.Devices.dividing(BATCH, 2)
@@ -60,7 +83,7 @@ def test_all_devices_have_the_averages_of_the_whole_batch_or_the_mean_of_their_o
     for leaf in jax.tree.leaves(stats):
         first, second = (np.asarray(shard.data) for shard in leaf.addressable_shards)
         np.testing.assert_array_equal(first, second)
-    parts = [images] if axis_name else np.split(images, 2)
+    parts = [images] if synchronised else np.split(images, 2)
     each = [alone.train(variables, part, jax.random.key(0))[1] for part in parts]
     expected = jax.tree.map(lambda *x: sum(x) / len(x), *each)
     chex.assert_trees_all_close(jax.device_get(stats), expected, rtol=1e-4, atol=1e-5)
