@@ -218,7 +218,7 @@ def make_train_step(
       at_student_size: for each teacher whether it sees the student's view, where the teacher's
         view has another resolution; () if none does.
       elementwise: whether the optimiser treats every element alike, whatever array it is in
-        (`kdjax.optimizers.is_elementwise`). On accelerators they are updated as one vector then.
+        (`kdjax.optimizers.is_elementwise`). On accelerators all arrays are updated as one vector.
 
     Returns:
       `step(state, teachers, data, batch, rng) -> (state, metrics)`:

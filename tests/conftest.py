@@ -38,6 +38,7 @@ from kdjax import host
 # Tracing makes and drops so many objects that collecting takes several per cent of the time.
 gc.set_threshold(100_000, 20, 20)
 host.avoid_wrong_sums()
+# As the commands do.
 host.leave_out_shardy()
 # Run folders of tests name networks of these modules.
 kdjax.trust("small_run", "tiny_network")

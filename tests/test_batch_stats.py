@@ -1,4 +1,4 @@
-"""Batch statistics that are measured again."""
+"""Batch statistics: equal on all devices, and measured again."""
 
 import dataclasses
 import functools
@@ -11,6 +11,7 @@ import pytest
 
 from kdjax import batch_stats, models, parallel
 from kdjax.data import sources, views
+from kdjax.models.reused import ReusedClassifier
 from kdjax.types import Network, TrainState
 
 SHAPE, CLASSES, BATCH = (8, 8, 1), 4, 8
@@ -57,6 +58,28 @@ forgetful = Forgetful(
 )
 
 
+def _variables(network):
+    alone = network._replace(module=network.module.clone(axis_name=None))
+    return alone.init(jax.random.key(1), jnp.zeros((1, *SHAPE)))
+
+
+def _of_one_step(network, variables):
+    """The batch statistics after a step on two devices, which are equal there; and its images."""
+
+    def train(variables, images):
+        _, stats = network.train(variables, images, jax.random.key(0))
+        return batch_stats.equal_on_devices(network, stats, parallel.AXIS)
+
+    devices = parallel.Devices.dividing(BATCH, 2)
+    images = np.random.default_rng(0).random((BATCH, *SHAPE), np.float32)
+    step = devices.map(train, in_axes=(None, 0))
+    stats = step(devices.replicate(variables), devices.shard(images))
+    for leaf in jax.tree.leaves(stats):
+        first, second = (np.asarray(shard.data) for shard in leaf.addressable_shards)
+        np.testing.assert_array_equal(first, second)
+    return stats, images
+
+
 @pytest.mark.parametrize(
     ("module", "synchronised"),
     [
@@ -69,21 +92,18 @@ forgetful = Forgetful(
 def test_all_devices_have_the_averages_of_the_batch_or_the_mean_of_their_own(module, synchronised):
     network = Network(module, (0.4,), (0.3,))
     alone = network._replace(module=tiny)
-    variables = alone.init(jax.random.key(1), jnp.zeros((1, *SHAPE)))
-    devices = parallel.Devices.dividing(BATCH, 2)
-
-    def train(variables, images):
-        _, stats = network.train(variables, images, jax.random.key(0))
-        return batch_stats.equal_on_devices(network, stats, parallel.AXIS)
-
-    images = np.random.default_rng(0).random((BATCH, *SHAPE), np.float32)
-    stats = devices.map(train, in_axes=(None, 0))(
-        devices.replicate(variables), devices.shard(images)
-    )
-    for leaf in jax.tree.leaves(stats):
-        first, second = (np.asarray(shard.data) for shard in leaf.addressable_shards)
-        np.testing.assert_array_equal(first, second)
+    variables = _variables(network)
+    stats, images = _of_one_step(network, variables)
     parts = [images] if synchronised else np.split(images, 2)
     each = [alone.train(variables, part, jax.random.key(0))[1] for part in parts]
     expected = jax.tree.map(lambda *x: sum(x) / len(x), *each)
     chex.assert_trees_all_close(jax.device_get(stats), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_of_ones_own_inside_another_is_averaged():
+    reused = ReusedClassifier.around(
+        forgetful, num_classes=CLASSES, in_channels=1, features=8, size=(2, 2)
+    )
+    network = Network(reused.clone(axis_name=parallel.AXIS), (0.4,), (0.3,))
+    stats, _ = _of_one_step(network, _variables(network))
+    assert "backbone" in stats
