@@ -18,6 +18,8 @@ import jaxlib
 # lists, and that know this flag. XLA aborts on a flag that it does not know.
 AFFECTED_JAXLIBS = ("0.10.2", "0.11.0")
 _NO_OFFLOADED_SUMS = "--xla_cpu_experimental_ynn_fusion_type=-reduce"
+# Whether XLA has two kinds of emitters for the CPU, and knows `xla_cpu_use_fusion_emitters`.
+HAS_TWO_EMITTERS = tuple(map(int, jaxlib.__version__.split(".")[:2])) < (0, 12)
 
 _MALLOPT = {
     "M_TRIM_THRESHOLD": (-1, 2**31 - 1),

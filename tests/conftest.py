@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -14,11 +13,6 @@ os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=2 --xla_cpu_multi_thread_eigen=false "
     "--xla_backend_optimization_level=0"
 )
-if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 12):
-    # Later versions have only one kind of emitter, and abort on a flag that they do not know.
-    os.environ["XLA_FLAGS"] += (
-        " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    )
 # Programs that several tests share are compiled once. The workers of pytest-xdist and the
 # subprocesses of tests inherit the environment, so this includes them.
 if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -38,6 +32,10 @@ from kdjax import host
 # Tracing makes and drops so many objects that collecting takes several per cent of the time.
 gc.set_threshold(100_000, 20, 20)
 host.avoid_wrong_sums()
+if host.HAS_TWO_EMITTERS:
+    os.environ["XLA_FLAGS"] += (
+        " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    )
 # As the commands do.
 host.leave_out_shardy()
 # Run folders of tests name networks of these modules.

@@ -36,10 +36,12 @@ _GG = np.kron(G, G).astype(np.float32)
 # The fewest channels, and the least work (multiplications of a direct convolution, divided by
 # nine), for which the saved multiplications outweigh the transforms and their compilation.
 _MIN_CHANNELS = 16
-_MIN_WORK = 1 << 23
-# Elements of a chunk of images (or of output maps, if those have more channels), so that all
-# intermediate results of a chunk fit in a core's cache.
-_CHUNK_SIZE = 1 << 17
+_MIN_WORK = 1 << 24
+# Elements of a chunk of images (or of output maps, if those have more channels): so few that all
+# intermediate results of a chunk fit in a core's cache, but at least some times those of one
+# position of the kernel, because each chunk reads the transformed kernel anew.
+_CHUNK_SIZE = 1 << 16
+_CHUNK_TO_KERNEL = 8
 
 
 def is_faster(images: Array, kernel: Array) -> bool:
@@ -101,7 +103,8 @@ convolve.defvjp(_forward, _backward)
 def _split(x: Array, kernel: Array) -> Array:
     """Splits [b, h, w, c] into chunks: [chunks, b / chunks, h, w, c]."""
     b, h, w, _ = x.shape
-    limit = max(1, _CHUNK_SIZE // (h * w * max(kernel.shape[2:])))
+    c, d = kernel.shape[2:]
+    limit = max(1, max(_CHUNK_SIZE, _CHUNK_TO_KERNEL * c * d) // (h * w * max(c, d)))
     size = max(n for n in range(1, min(b, limit) + 1) if b % n == 0)
     return x.reshape(b // size, size, *x.shape[1:])
 
