@@ -38,8 +38,8 @@ _GG = np.kron(G, G).astype(np.float32)
 _MIN_CHANNELS = 16
 _MIN_WORK = 1 << 24
 # Elements of a chunk of images (or of output maps, if those have more channels): so few that all
-# intermediate results of a chunk fit in a core's cache, but at least some times those of one
-# position of the kernel, because each chunk reads the transformed kernel anew.
+# intermediate results of a chunk fit in a core's cache, but at least that many times those of one
+# position of the kernel, because each chunk reads the whole transformed kernel.
 _CHUNK_SIZE = 1 << 16
 _CHUNK_TO_KERNEL = 8
 
